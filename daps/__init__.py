@@ -1,0 +1,33 @@
+"""daps: discrete autoregressive autoencoders trained by policy search.
+
+>>> model = daps.load("runs/digits")
+>>> codes = model.encode(x)              # [B, T] integers
+>>> x_hat = model.decode(codes).mean     # [B, *data_shape]
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    __version__ = version("daps-torch")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+if TYPE_CHECKING:
+    from daps.methods import Autoencoder
+
+
+def load(run: str | Path, device: str = "cpu") -> "Autoencoder":
+    """The trained model of a run folder, ready to encode and decode.
+
+    Args:
+        run: a folder written by `daps train`.
+        device: cpu, cuda, mps, or auto.
+
+    Raises:
+        ValueError: not a run folder, of another version, or damaged.
+    """
+    from daps.run import Run, pick_device
+
+    return Run.open(run).load_model(pick_device(device))

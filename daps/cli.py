@@ -1,0 +1,250 @@
+"""The command line: `daps train | eval | report | encode | decode`."""
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg
+
+from daps import __version__
+from daps.config import Architecture, Config, DataConfig, MethodConfig, RuntimeConfig, TrainConfig
+from daps.methods import METHODS
+from daps.presets import PRESETS, preset
+
+DEVICE = arg(help="cpu, cuda, mps, or auto: the first accelerator found.")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a preset, or continue the training in its run folder."""
+
+    data: DataConfig
+    nets: Architecture
+    method: MethodConfig
+    train: TrainConfig
+    runtime: RuntimeConfig
+    run: Path | None = None
+    """Run folder; runs/PRESET, or runs/PRESET-METHOD for another method than daps, if left out."""
+    device: Annotated[str, DEVICE] = "auto"
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Evaluate a run on the whole validation split; prints a table and writes evaluation.json."""
+
+    run: Positional[Path]
+    split: str = "validation"
+    """train or validation."""
+    samples: int = 8
+    """Code sequences per datum for the likelihoods."""
+    limit: int | None = None
+    """Only the first so many data."""
+    batch_size: int = 100
+    """Data at a time."""
+    seed: int = 0
+    """Of the samples."""
+    data_path: str | None = None
+    """Where the data are now, if they have moved."""
+    device: Annotated[str, DEVICE] = "auto"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write one self-contained HTML page about one run or several."""
+
+    runs: Positional[tuple[Path, ...]]
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None
+    """The page; report.html in the first run's folder if left out."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Turn an array file, a picture or a folder of pictures into integer codes."""
+
+    run: Positional[Path]
+    input: Positional[Path]
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """The .npz file to write."""
+    temperature: float = 0.0
+    """0 takes the most likely code (greedy), 1 samples."""
+    seed: int = 0
+    """Of the samples."""
+    batch_size: int = 100
+    """Data at a time."""
+    device: Annotated[str, DEVICE] = "auto"
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Turn codes back into data: an array (.npy, .npz), one picture (.png, ...) or a folder of pictures."""
+
+    run: Positional[Path]
+    codes: Positional[Path]
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """Where to write; the ending decides what."""
+    batch_size: int = 100
+    """Data at a time."""
+    device: Annotated[str, DEVICE] = "auto"
+
+
+def run_train(arguments: Sequence[str]) -> None:
+    """daps train PRESET [--method NAME] [--options]."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: daps train PRESET [--method NAME] [--options]\n\npresets:")
+        for name, row in PRESETS.items():
+            print(f"  {name:10s}{row.about} (methods: {', '.join(row.methods)})")
+        print("\n'daps train PRESET --help' lists the options with their values for that preset")
+        return
+    name, rest = arguments[0], list(arguments[1:])
+    method = _take(rest, "--method", next(iter(METHODS)))
+    defaults = preset(name, method)
+    groups = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults) if f.name != "preset"}
+    options = _parse(TrainOptions, rest, f"daps train {name}", TrainOptions(**groups))
+    config = Config(name, options.data, options.nets, options.method, options.train, options.runtime)
+    suffix = "" if method == next(iter(METHODS)) else f"-{method}"
+    folder = options.run or Path("runs") / f"{name}{suffix}"
+    if options.dry_run:
+        print(json.dumps({"run": str(folder), **config.to_dict()}, indent=2))
+        return
+    from daps.data import load
+    from daps.train import train
+
+    data = options.data
+    splits = [load(data.name, split, path=data.path, size=data.size) for split in ("train", "validation")]
+    run = train(config, folder, (splits[0], splits[1]), options.device)
+    print(f"trained {config.train.steps} steps; next: daps eval {run.path}; daps report {run.path}")
+
+
+def run_eval(arguments: Sequence[str]) -> None:
+    """daps eval RUN [--options]."""
+    options = _parse(EvalOptions, arguments, "daps eval")
+    from daps.evaluate import Protocol, evaluate_run
+    from daps.tables import print_evaluation
+
+    protocol = Protocol(options.samples, options.batch_size, options.limit, options.seed)
+    figures = evaluate_run(options.run, protocol, options.split, options.data_path, options.device)
+    print_evaluation(figures)
+
+
+def run_report(arguments: Sequence[str]) -> None:
+    """daps report RUN [RUN ...] [-o PAGE]."""
+    options = _parse(ReportOptions, arguments, "daps report")
+    if not options.runs:
+        raise ValueError("report: name one run folder or more, got none: daps report RUN")
+    from daps.report import write_report
+
+    page = options.output or options.runs[0] / "report.html"
+    write_report(options.runs, page)
+    print(f"report: {page.resolve()}")
+
+
+def run_encode(arguments: Sequence[str]) -> None:
+    """daps encode RUN INPUT -o CODES.npz."""
+    options = _parse(EncodeOptions, arguments, "daps encode")
+    from daps.codes import encode_files
+
+    count, bits = encode_files(
+        options.run,
+        options.input,
+        options.output,
+        options.temperature,
+        options.seed,
+        options.batch_size,
+        options.device,
+    )
+    print(f"{count} data of {bits:.0f} bits each -> {options.output}")
+
+
+def run_decode(arguments: Sequence[str]) -> None:
+    """daps decode RUN CODES.npz -o OUT."""
+    options = _parse(DecodeOptions, arguments, "daps decode")
+    from daps.codes import decode_files
+
+    count = decode_files(options.run, options.codes, options.output, options.batch_size, options.device)
+    print(f"{count} data -> {options.output}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": run_train,
+    "eval": run_eval,
+    "report": run_report,
+    "encode": run_encode,
+    "decode": run_decode,
+}
+
+USAGE = """usage: daps COMMAND ...
+
+  train PRESET [--options]        train, or continue; 'daps train' lists the presets
+  eval RUN                        figures of the whole validation split
+  report RUN [RUN ...]            one HTML page with pictures
+  encode RUN INPUT -o CODES.npz   array file, picture or folder of pictures -> integer codes
+  decode RUN CODES.npz -o OUT     integer codes -> array file, picture or folder of pictures
+
+'daps COMMAND --help' lists the options of a command; set DAPS_DEBUG=1 to see where an error came from"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command; what the user can mend is told in one line, with exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    if arguments[0] == "--version":
+        print(__version__)
+        return
+    from daps.train import Interrupted
+
+    try:
+        command = COMMANDS.get(arguments[0])
+        if command is None:
+            raise ValueError(
+                f"no command {arguments[0]!r}; choose {', '.join(COMMANDS)}{_nearest(arguments[0], COMMANDS)}"
+            )
+        command(arguments[1:])
+    except (ValueError, OSError) as error:
+        if os.environ.get("DAPS_DEBUG"):
+            raise
+        _fail(str(error))
+    except Interrupted as stop:
+        print(stop)
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _fail(message: str) -> None:
+    print(f"daps: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _take(arguments: list[str], flag: str, default: str) -> str:
+    """Removes `flag VALUE` or `flag=VALUE` from arguments and returns VALUE."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{flag}="):
+            return arguments.pop(i).split("=", 1)[1]
+        if argument == flag:
+            if i + 1 == len(arguments):
+                raise ValueError(f"{flag}: wants a value; choose {', '.join(METHODS)}")
+            del arguments[i]
+            return arguments.pop(i)
+    return default
+
+
+def _nearest(name: str, names: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _parse(kind: type, arguments: Sequence[str], program: str, default: Any = None) -> Any:
+    """Options by tyro, whose complaints become one line."""
+    keywords = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=program, args=list(arguments), **keywords)

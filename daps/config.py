@@ -1,0 +1,156 @@
+"""The settings of a run, and their JSON: `config.json` alone rebuilds the model."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from daps.architecture import Architecture
+from daps.methods import METHODS, Autoencoder, MethodConfig
+from daps.scaling import Affine, Scaling, Threshold
+
+FORMAT = 1  # of a run folder
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how they are scaled for the networks."""
+
+    name: str = "digits"
+    """digits, mnist, cifar10, images or array."""
+    path: str | None = None
+    """Folder of pictures or parquet files, or an .npy/.npz file; mnist and cifar10 come from the hub without it."""
+    size: int | None = None
+    """Height and width that pictures are resized and cropped to."""
+    scaling: Literal["standardise", "binarise"] = "standardise"
+    """Mean 0 and variance 1 per channel or feature, or 1 where a pixel is above half its peak."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What decides the outcome of a training beside data, networks and method."""
+
+    steps: int = 2_000
+    """Updates."""
+    batch_size: int = 256
+    """Data per update, drawn with replacement."""
+    learning_rate: float = 3e-4
+    """Of AdamW, constant."""
+    weight_decay: float = 1e-4
+    """Of AdamW, on all parameters of the networks."""
+    clip: float = 1.0
+    """Largest ratio of gradient norm to parameter norm, per output unit (adaptive gradient clipping)."""
+    seed: int = 0
+    """Parameters, batches and samples are functions of it."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"train.{name}: must be > 0, got {getattr(self, name)}")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise ValueError(
+                f"train: weight_decay and seed must be >= 0, got {self.weight_decay:g} and {self.seed}"
+            )
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How a training is carried out; a resumed run may change these."""
+
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+    log_every: int = 20
+    """Steps between rows of metrics.jsonl."""
+    eval_every: int = 500
+    """Steps between validations and sample pictures."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    eval_size: int = 1_000
+    """Validation data used while training; `daps eval` uses all."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "eval_every", "save_every", "eval_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"runtime.{name}: must be >= 1, got {getattr(self, name)}")
+        if self.threads < 0:
+            raise ValueError(
+                f"runtime.threads: must be >= 0, got {self.threads}; 0 leaves the choice to PyTorch"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment: a row of `daps.presets.PRESETS`, with options applied."""
+
+    preset: str
+    data: DataConfig
+    nets: Architecture
+    method: MethodConfig
+    train: TrainConfig = field(default_factory=TrainConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def method_name(self) -> str:
+        """The method's key in METHODS."""
+        return next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
+
+    def scaling(self, statistics: tuple[Any, Any], peak: float) -> Scaling:
+        """The scaling asked for, from (mean, standard deviation) of the training data and its peak."""
+        return Threshold(peak) if self.data.scaling == "binarise" else Affine(*statistics, peak)
+
+    def build(self, scaling: Scaling) -> Autoencoder:
+        """The untrained model; nets.data_shape must be known."""
+        if not self.nets.data_shape:
+            raise ValueError(
+                "nets.data_shape: unknown before the data are read; set it to the shape of one datum"
+            )
+        return self.method.build(self.nets, scaling, self.train.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        groups = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "preset"}
+        settings = {name: dataclasses.asdict(group) for name, group in groups.items()}
+        return {"format": FORMAT, "preset": self.preset, "method_name": self.method_name, **settings}
+
+    @staticmethod
+    def from_dict(settings: dict[str, Any]) -> "Config":
+        """The inverse of to_dict.
+
+        Raises:
+            ValueError: another format, an unknown method, or unknown or missing settings.
+        """
+        if settings.get("format") != FORMAT:
+            raise ValueError(
+                f"config.json: this version reads run format {FORMAT}, the folder has {settings.get('format')}; "
+                "open it with the version of daps named in its environment.json"
+            )
+        method = METHODS.get(settings.get("method_name", ""))
+        if method is None:
+            raise ValueError(
+                f"config.json: method_name must be one of {', '.join(METHODS)}, got "
+                f"{settings.get('method_name')!r}"
+            )
+        kinds = {
+            "data": DataConfig,
+            "nets": Architecture,
+            "method": method,
+            "train": TrainConfig,
+            "runtime": RuntimeConfig,
+        }
+        try:
+            groups = {name: _from_json(kind, settings[name]) for name, kind in kinds.items()}
+            return Config(preset=settings["preset"], **groups)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"config.json: unknown or missing setting ({error}); it was written by another version of daps"
+            ) from error
+
+
+def _from_json(kind: type, values: dict[str, Any]) -> Any:
+    """A frozen config from JSON, whose lists stand for tuples."""
+    hints = typing.get_type_hints(kind)
+    unknown = values.keys() - hints.keys()
+    missing = hints.keys() - values.keys()
+    if unknown or missing:
+        raise KeyError(", ".join(sorted(unknown | missing)))
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,88 @@
+"""Dataset: one split of a data set in natural units, and the two fixed ways to make a split."""
+
+import hashlib
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a data set: `values` [N, *shape] in natural units.
+
+    `peak` is the range of the data (for PSNR and scaling), `labels` [N] and `names` (file names)
+    are there where the source has them, `skipped` says in one line each what was left out, and
+    `about` says in one sentence where the data come from and how the split is made.
+    """
+
+    values: NDArray[np.generic]
+    name: str
+    split: str
+    peak: float
+    about: str
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int | slice | NDArray[np.integer]) -> NDArray[np.generic]:
+        """A writable copy of one datum [*shape] or of several [n, *shape]."""
+        return np.array(self.values[index])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return self.values.shape[1:]
+
+
+def permutation_split(count: int, validation: int, split: str) -> NDArray[np.int64]:
+    """Sorted row numbers of `split`, where `validation` of `count` rows are held out.
+
+    The rows are drawn by a permutation of fixed seed 0, so they depend on the two counts alone.
+    """
+    order = np.random.Generator(np.random.Philox(0)).permutation(count)
+    chosen = order[:validation] if split == "validation" else order[validation:]
+    return np.sort(chosen).astype(np.int64)
+
+
+def name_hash(name: str) -> int:
+    """64-bit hash of a relative posix name, the same on every machine and file system."""
+    normal = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(normal).digest()[:8], "big")
+
+
+def hash_order(names: Sequence[str]) -> list[int]:
+    """Positions of `names` by rising hash: the validation rows come first."""
+    return sorted(range(len(names)), key=lambda i: (name_hash(names[i]), names[i]))
+
+
+def validation_count(names_in_hash_order: Sequence[str]) -> int:
+    """How many of the first names (by hash) are validation: those in the lowest tenth of hashes.
+
+    A name's split does not depend on the other names, except that both splits get at least one.
+    """
+    count = sum(name_hash(name) < 2**64 // 10 for name in names_in_hash_order)
+    return min(max(count, 1), len(names_in_hash_order) - 1)
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """`text` as one printable line (a file name may hold a line break or broken characters)."""
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def warn_skipped(skipped: Sequence[str]) -> None:
+    """One warning for all that was left out (the first five by name)."""
+    if skipped:
+        shown = "; ".join(skipped[:5])
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        warnings.warn(f"left out {len(skipped)}: {shown}{more}", stacklevel=3)

@@ -1,0 +1,210 @@
+"""Encoders q(z|x): distributions over code sequences, with exact log-probabilities.
+
+Every encoder speaks the same words: `sample` draws codes with their log q (no gradient), `log_prob` scores
+given codes with gradient, `entropy` and `kl` are exact at each token given its prefix.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from daps.nn.linear import linear
+from daps.nn.transformer import Block, KeyValue, KVCache, Trunk, sinusoids
+
+
+class Encoder(nn.Module, ABC):
+    """q(z|x) over sequences of `num_tokens` symbols out of `vocab_size`."""
+
+    num_tokens: int
+    vocab_size: int
+
+    @abstractmethod
+    def sample(
+        self,
+        x: Float[Tensor, "B ..."],
+        k: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Int[Tensor, "K B T"], Float[Tensor, "K B T"]]:
+        """Draws k code sequences for each datum, without gradient.
+
+        Args:
+            x: data in model units.
+            k: samples per datum.
+            temperature: 1 samples q itself, less sharpens every token's distribution, 0 takes its mode (greedy).
+            generator: source of the randomness; the global one if None. It may live on another device than x.
+
+        Returns:
+            codes, and their log q per token in nats: that of q itself, whatever the temperature.
+        """
+
+    @abstractmethod
+    def logits(
+        self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]
+    ) -> Float[Tensor, "K B T V"] | Float[Tensor, "1 B T V"]:
+        """Unnormalised log q(z_t = v | x, z_<t) along the given codes; one row for all K where they share it."""
+
+    def log_prob(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
+        """log q(z_t | x, z_<t) of given codes, nats, by teacher forcing, with gradient."""
+        logits = self.logits(x, codes)
+        if len(logits) < len(codes):  # shared by the samples: normalise once, then look up
+            log_q = logits.log_softmax(-1).expand(*codes.shape, -1)
+            return log_q.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        rows, targets = logits.transpose(0, 1), codes.transpose(0, 1)  # datum first, as encoders lay them out
+        nats = F.cross_entropy(rows.flatten(0, -2), targets.flatten(), reduction="none")
+        return -nats.view(targets.shape).transpose(0, 1)
+
+    def entropy(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
+        """Exact entropy of q(z_t | x, z_<t) at each token given its prefix, nats."""
+        log_q = self.logits(x, codes).log_softmax(-1)
+        return -(log_q.exp() * log_q.where(log_q > -torch.inf, 0.0)).sum(-1).expand(codes.shape)
+
+    def kl(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
+        """Exact KL(q(z_t | x, z_<t) || uniform) at each token given its prefix, nats: log V - entropy.
+
+        Summed over tokens and averaged over sampled prefixes it estimates KL(q(z|x) || V^-T) without bias.
+        """
+        return math.log(self.vocab_size) - self.entropy(x, codes)
+
+
+class AutoregressiveEncoder(Encoder):
+    """q(z|x) = prod_t q(z_t | x, z_<t): a trunk over x and a causal transformer that attends to it.
+
+    Args:
+        trunk: x -> [B, P, D]; run once per x whatever K. `Trunk`, or any module with that shape.
+        width: D.
+        layers, heads, mlp_ratio: of the token decoder.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        num_tokens: int,
+        vocab_size: int,
+        width: int,
+        layers: int = 1,
+        heads: int = 4,
+        mlp_ratio: int = 4,
+    ) -> None:
+        super().__init__()
+        self.num_tokens, self.vocab_size, self.heads = num_tokens, vocab_size, heads
+        self.trunk = trunk
+        # Row V is the start symbol. It is no code, so every code, 0 included, can be scored and emitted.
+        self.embedding = nn.Embedding(vocab_size + 1, width)
+        self.register_buffer("positions", sinusoids(num_tokens, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, cross=True) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = linear(width, vocab_size)
+
+    positions: Tensor
+
+    def logits(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T V"]:
+        """Row t depends on x and on the codes before t alone."""
+        k, batch, tokens = codes.shape
+        start = codes.new_full((batch, k, 1), self.vocab_size)
+        inputs = torch.cat([start, codes.transpose(0, 1)[..., :-1]], dim=-1)
+        h = self.embedding(inputs.flatten(0, 1)) + self.positions
+        for block, memory in zip(self.blocks, self._memories(x), strict=True):
+            h = block(h, causal=True, memory=memory)
+        return self.head(self.norm(h)).unflatten(0, (batch, k)).transpose(0, 1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        x: Float[Tensor, "B ..."],
+        k: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Int[Tensor, "K B T"], Float[Tensor, "K B T"]]:
+        """See Encoder.sample. The first token's distribution is computed once for all K samples of a datum."""
+        memories = self._memories(x)
+        batch = memories[0].keys.shape[0]
+        uniforms = _uniforms((self.num_tokens, batch, k), self.positions, generator)
+        token = torch.full((batch, 1), self.vocab_size, device=self.positions.device)
+        cache = KVCache.empty(len(self.blocks), batch, self.heads, self.num_tokens, self.positions)
+        codes, log_q = [], []
+        for t in range(self.num_tokens):
+            logits, cache = self._next(token, memories, cache)
+            drawn, log_prob = draw(logits, uniforms[t].view(len(logits), -1), temperature)
+            if t == 0:
+                cache = cache.expanded(k)
+            token = drawn.view(batch * k, 1)
+            codes.append(drawn.view(batch, k))
+            log_q.append(log_prob.view(batch, k))
+        return torch.stack(codes, -1).transpose(0, 1), torch.stack(log_q, -1).transpose(0, 1)
+
+    def _memories(self, x: Tensor) -> list[KeyValue]:
+        context = self.trunk(x)
+        return [block.cross.memory(context) for block in self.blocks]
+
+    def _next(self, token: Tensor, memories: list[KeyValue], cache: KVCache) -> tuple[Tensor, KVCache]:
+        """Logits [N, V] of the token after `token` [N, 1], and the cache that holds it."""
+        h = self.embedding(token) + self.positions[cache.length]
+        for layer, (block, memory) in enumerate(zip(self.blocks, memories, strict=True)):
+            h = block(h, memory=memory, cache=cache, layer=layer)
+        return self.head(self.norm(h[:, 0])), cache.advanced()
+
+
+class ParallelEncoder(Encoder):
+    """q(z|x) = prod_t q(z_t | x): all tokens independent given x, one patch of x per token."""
+
+    def __init__(self, trunk: Trunk, vocab_size: int) -> None:
+        super().__init__()
+        self.num_tokens, self.vocab_size = trunk.patches, vocab_size
+        self.trunk = trunk
+        self.head = linear(trunk.width, vocab_size)
+
+    def logits(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "1 B T V"]:
+        """The same for every sample of a datum."""
+        return self.head(self.trunk(x)).unsqueeze(0)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        x: Float[Tensor, "B ..."],
+        k: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Int[Tensor, "K B T"], Float[Tensor, "K B T"]]:
+        """See Encoder.sample."""
+        logits = self.head(self.trunk(x))
+        batch, tokens, _ = logits.shape
+        uniforms = _uniforms((batch * tokens, k), logits, generator)
+        codes, log_q = draw(logits.flatten(0, 1), uniforms, temperature)
+        return codes.view(batch, tokens, k).movedim(2, 0), log_q.view(batch, tokens, k).movedim(2, 0)
+
+
+def draw(
+    logits: Float[Tensor, "N V"], uniforms: Float[Tensor, "N M"], temperature: float
+) -> tuple[Int[Tensor, "N M"], Float[Tensor, "N M"]]:
+    """M symbols of each row's softmax(logits / temperature), by inversion of its cumulative distribution.
+
+    One uniform in [0, 1) a symbol, against V exponentials for the Gumbel trick. Temperature 0 takes the mode.
+
+    Returns:
+        symbols, and their log-probabilities under softmax(logits).
+
+    Raises:
+        ValueError: a negative temperature.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature: must be >= 0 (0 is greedy), got {temperature:g}; try 1")
+    shifted = logits - logits.amax(-1, keepdim=True)
+    mass = shifted.exp()
+    if temperature == 0:
+        symbols = logits.argmax(-1, keepdim=True).expand(uniforms.shape)
+    else:
+        cumulative = (mass if temperature == 1 else (shifted / temperature).exp()).cumsum(-1)
+        thresholds = uniforms * cumulative[:, -1:]
+        symbols = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=logits.shape[-1] - 1)
+    return symbols, shifted.gather(-1, symbols) - mass.sum(-1, keepdim=True).log()
+
+
+def _uniforms(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniforms in [0, 1) on like's device, drawn where the generator lives."""
+    device = like.device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)

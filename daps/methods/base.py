@@ -1,0 +1,135 @@
+"""The face that every training method shows: one to the trainer, one to everybody else."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from daps.architecture import Architecture
+from daps.encoder import Encoder
+from daps.scaling import Affine, Scaled, Scaling
+
+Metrics = dict[str, Tensor | float]
+
+
+class Autoencoder(nn.Module, ABC):
+    """An encoder q(z|x) and a decoder p(x|z), with one way of training them.
+
+    Args:
+        encoder: x in model units -> codes.
+        decoder: codes [*N, T] -> a distribution over x in model units, batch shape *N.
+        data_shape: shape of one datum.
+        scaling: natural units -> model units; the identity if None.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: nn.Module,
+        data_shape: tuple[int, ...],
+        scaling: Scaling | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.data_shape = tuple(data_shape)
+        self.scaling = Affine() if scaling is None else scaling
+
+    @abstractmethod
+    def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:
+        """Training face: the loss of a batch x [B, *data_shape] in natural units, and figures to log."""
+
+    @property
+    @abstractmethod
+    def final_beta(self) -> float:
+        """The price of KL at the end of training, with which beta-ELBO is reported."""
+
+    @property
+    def num_tokens(self) -> int:
+        """T, tokens per datum."""
+        return self.encoder.num_tokens
+
+    @property
+    def vocab_size(self) -> int:
+        """V, symbols per token."""
+        return self.encoder.vocab_size
+
+    @property
+    def bits(self) -> float:
+        """Nominal size of a datum's codes, T log2 V."""
+        return self.num_tokens * math.log2(self.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def encode(
+        self, x: Tensor | np.ndarray, temperature: float = 0.0, generator: torch.Generator | None = None
+    ) -> Int[Tensor, "B T"]:
+        """Codes of data.
+
+        Args:
+            x: [B, *data_shape] in natural units.
+            temperature: 0 takes the most likely symbol at each token (greedy), 1 samples q(z|x).
+            generator: makes a stochastic encoding reproducible.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        return self.encoder.sample(self.scaled(x), 1, temperature, generator)[0][0]
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "*N T"] | np.ndarray) -> Distribution:
+        """p(x|z) in natural units: `.mean` is the reconstruction, [*N, *data_shape].
+
+        Raises:
+            ValueError: another number of tokens, or symbols outside 0..V-1.
+        """
+        codes = torch.as_tensor(codes, device=self.device).long()
+        if codes.ndim < 2 or codes.shape[-1] != self.num_tokens:
+            raise ValueError(
+                f"codes: must have shape [..., {self.num_tokens}] with at least one leading axis, got "
+                f"{list(codes.shape)}; for the codes of one datum pass codes[None]"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.vocab_size:
+            raise ValueError(
+                f"codes: symbols must lie in 0..{self.vocab_size - 1}, got {int(codes.min())}.."
+                f"{int(codes.max())}; these codes come from another model"
+            )
+        return Scaled(self.decoder(codes), self.scaling)
+
+    def scaled(self, x: Tensor | np.ndarray) -> Float[Tensor, "B ..."]:
+        """A batch in model units, checked.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        x = torch.as_tensor(x, device=self.device)
+        if tuple(x.shape[1:]) != self.data_shape:
+            raise ValueError(
+                f"x: must have shape [B, {', '.join(map(str, self.data_shape))}], got {list(x.shape)}; "
+                "for one datum pass x[None]"
+            )
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            raise ValueError(f"x: must be finite, got {int((~x.isfinite()).sum())} NaN or infinite values")
+        return self.scaling(x)
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for the optimizer; a method with parameters of another kind gives them their own."""
+        return [{"params": list(self.parameters()), "lr": learning_rate, "weight_decay": weight_decay}]
+
+
+@dataclass(frozen=True)
+class MethodConfig(ABC):
+    """Settings of one training method; `METHODS` maps its name to its class."""
+
+    @abstractmethod
+    def build(self, nets: Architecture, scaling: Scaling, steps: int) -> Autoencoder:
+        """The untrained model."""

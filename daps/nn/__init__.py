@@ -1,0 +1,1 @@
+"""Network parts: transformer blocks, image and sequence stems and heads. They know nothing of methods."""

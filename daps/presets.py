@@ -1,0 +1,113 @@
+"""Every experiment is a row of one table: `daps train PRESET [--method NAME]`.
+
+`mnist` and `cifar10` carry the values of the paper (DAPS, ICLR 2026, appendix); `digits`, `images` and `array`
+are ours. A method's row may change the networks where its encoder is of another kind.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from daps.architecture import Architecture
+from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
+from daps.methods import METHODS, DAPSConfig, FSQConfig, MethodConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Data, networks and training of an experiment, and for each method its settings and changes of networks."""
+
+    about: str
+    data: DataConfig
+    nets: Architecture
+    train: TrainConfig
+    methods: dict[str, tuple[MethodConfig, dict[str, Any]]]
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def _parallel(patches: tuple[int, ...], layers: int, mlp_ratio: int, vocab_size: int) -> dict[str, Any]:
+    """Changes of networks for encoders with one patch per token and self-attention alone."""
+    return {
+        "encoder_kind": "parallel",
+        "patches": patches,
+        "trunk_layers": layers,
+        "mlp_ratio": mlp_ratio,
+        "vocab_size": vocab_size,
+    }
+
+
+# fmt: off
+PRESETS: dict[str, Preset] = {
+    "digits": Preset(
+        about="scikit-learn's 8 x 8 digits, embedded: 32 bits each, about a minute on two cores",
+        data=DataConfig("digits"),
+        nets=Architecture(num_tokens=8, vocab_size=16, width=64, patches=(4, 4), hidden=(128, 256),
+                          variance=(0.01, 1.0)),
+        train=TrainConfig(steps=2_000, batch_size=128, learning_rate=1e-3),
+        methods={"daps": (DAPSConfig(beta_first=2.0, beta_last=0.05), {}),
+                 "fsq":  (FSQConfig((4, 4)), _parallel((4, 2), 2, 4, 16))},
+    ),
+    "mnist": Preset(
+        about="MNIST, binarised, 8 tokens of 256 symbols (64 bits), as in the paper",
+        data=DataConfig("mnist", scaling="binarise"),
+        nets=Architecture(num_tokens=8, vocab_size=256, width=64, patches=(2, 4), hidden=(64, 256),
+                          likelihood_kind="bernoulli"),
+        train=TrainConfig(steps=250_000, batch_size=256),
+        methods={"daps": (DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33), {}),
+                 "fsq":  (FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
+    ),
+    "cifar10": Preset(
+        about="CIFAR-10, 64 tokens of 512 symbols (576 bits), as in the paper",
+        data=DataConfig("cifar10"),
+        nets=Architecture(num_tokens=64, vocab_size=512, width=128, patches=(8, 8), trunk_layers=2, token_layers=2,
+                          decoder_kind="conv", hidden=(64,), decoder_grid=(8, 8), norm="batch",
+                          variance=(1e-3, 4.0)),
+        train=TrainConfig(steps=250_000, batch_size=256),
+        methods={"daps": (DAPSConfig(beta_first=6.0, beta_last=0.01, ess_fraction=0.33), {}),
+                 "fsq":  (FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 6, 512))},
+    ),
+    "images": Preset(
+        about="your own pictures at 64 x 64, 64 tokens of 512 symbols (72 bytes)",
+        data=DataConfig("images", size=64),
+        nets=Architecture(num_tokens=64, vocab_size=512, width=128, patches=(8, 8), trunk_layers=2, token_layers=2,
+                          decoder_kind="conv", hidden=(64,), decoder_grid=(8, 8), norm="group",
+                          variance=(0.01, 1.0)),
+        train=TrainConfig(steps=20_000, batch_size=32),
+        methods={"daps": (DAPSConfig(beta_first=6.0, beta_last=0.05), {}),
+                 "fsq":  (FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 4, 512))},
+    ),
+    "array": Preset(
+        about="your own vectors from an .npy or .npz file, 8 tokens of 64 symbols (48 bits)",
+        data=DataConfig("array"),
+        nets=Architecture(num_tokens=8, vocab_size=64, width=64, patches=(8,), hidden=(128, 256),
+                          variance=(0.01, 1.0)),
+        train=TrainConfig(steps=5_000, batch_size=128, learning_rate=1e-3),
+        methods={"daps": (DAPSConfig(beta_first=2.0, beta_last=0.05), {}),
+                 "fsq":  (FSQConfig((8, 8)), _parallel((8,), 2, 4, 64))},
+    ),
+}
+# fmt: on
+
+
+def preset(name: str, method: str = "daps") -> Config:
+    """The settings of a preset under a method.
+
+    Raises:
+        ValueError: no such preset, or no such method; the message lists those that exist.
+    """
+    row = PRESETS.get(name)
+    if row is None:
+        raise ValueError(f"preset: no {name!r}; choose {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
+    if method not in METHODS or method not in row.methods:
+        raise ValueError(
+            f"method: no {method!r} for preset {name}; choose {', '.join(row.methods)}"
+            f"{_nearest(method, row.methods)}"
+        )
+    settings, changes = row.methods[method]
+    return Config(name, row.data, dataclasses.replace(row.nets, **changes), settings, row.train, row.runtime)
+
+
+def _nearest(name: str, names: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,76 @@
+"""One line of progress: a live bar on a terminal, a plain line now and then in a log file."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+FIGURES = {  # metric -> (label, format)
+    "log_p": ("log p", ".1f"),
+    "elbo": ("ELBO", ".1f"),
+    "ess": ("ESS", ".2f"),
+    "eta": ("eta", ".3g"),
+    "bits": ("bits used", ".1f"),
+    "val_psnr": ("val PSNR", ".2f"),
+}
+
+
+def headline(metrics: dict[str, float]) -> str:
+    """The figures that matter, in one line."""
+    shown = [f"{label} {metrics[key]:{form}}" for key, (label, form) in FIGURES.items() if key in metrics]
+    return "  ".join(shown)
+
+
+class ProgressLine:
+    """Steps done, rate, time left and the latest figures."""
+
+    def __init__(self, start: int, total: int, seconds_between_lines: float = 10.0) -> None:
+        self.console = Console()
+        self.start, self.total = start, total
+        self.every = seconds_between_lines
+        self.began = time.monotonic()
+        self.last_line = -1e9
+        self.figures: dict[str, float] = {}
+        self.bar: Progress | None = None
+        if self.console.is_terminal:
+            self.bar = Progress(
+                MofNCompleteColumn(),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self.console,
+            )
+            self.task = self.bar.add_task("", total=total, completed=start, rate="", figures="")
+
+    def __enter__(self) -> "ProgressLine":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, done: int, figures: dict[str, float]) -> None:
+        """Shows the state after `done` steps; figures stay until replaced."""
+        self.figures |= figures
+        elapsed = time.monotonic() - self.began
+        rate = (done - self.start) / max(elapsed, 1e-9)
+        if self.bar:
+            self.bar.update(
+                self.task, completed=done, rate=f"{rate:.1f} steps/s", figures=headline(self.figures)
+            )
+        elif done == self.total or time.monotonic() - self.last_line >= self.every:
+            self.last_line = time.monotonic()
+            left = (self.total - done) / max(rate, 1e-9)
+            clock = f"{int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d}"
+            line = f"step {done}/{self.total}  {rate:.1f} steps/s  ETA {clock}  {headline(self.figures)}"
+            print(line, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line above the progress."""
+        self.console.print(text, highlight=False, soft_wrap=True)

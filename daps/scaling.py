@@ -1,0 +1,134 @@
+"""Natural units <-> model units: a model takes and gives data as people have them and scales inside."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+
+class Scaling(nn.Module, ABC):
+    """A map from natural units to those in which the networks and the likelihood work.
+
+    `peak` is the range of the data in natural units: 255 for 8-bit pictures, largest minus smallest for arrays.
+    """
+
+    peak: Tensor
+
+    @abstractmethod
+    def forward(self, x: Shaped[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """Natural units -> model units."""
+
+    @abstractmethod
+    def inverse(self, y: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """Model units -> natural units."""
+
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """Natural units per model unit, broadcastable to a datum."""
+
+
+class Affine(Scaling):
+    """y = (x - shift) / scale, with numbers per channel or per feature; the identity by default."""
+
+    shift: Tensor
+    unit: Tensor
+
+    def __init__(self, shift: Tensor | float = 0.0, scale: Tensor | float = 1.0, peak: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("peak", torch.tensor(float(peak)))
+        self.register_buffer("shift", torch.as_tensor(shift, dtype=torch.float32))
+        self.register_buffer("unit", torch.as_tensor(scale, dtype=torch.float32))
+
+    def forward(self, x: Shaped[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """(x - shift) / scale."""
+        return (x.to(self.unit.dtype) - self.shift) / self.unit
+
+    def inverse(self, y: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """y * scale + shift."""
+        return y * self.unit + self.shift
+
+    def scale(self) -> Tensor:
+        """The scale."""
+        return self.unit
+
+
+class Threshold(Scaling):
+    """y = 1 where x > peak / 2, else 0: binarised images (for 8 bits, pixel > 127)."""
+
+    def __init__(self, peak: float = 255.0) -> None:
+        super().__init__()
+        self.register_buffer("peak", torch.tensor(float(peak)))
+
+    def forward(self, x: Shaped[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """Binary values as floats."""
+        return (x > self.peak / 2).to(self.peak.dtype)
+
+    def inverse(self, y: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """A probability of 1 is a pixel at its peak."""
+        return y * self.peak
+
+    def scale(self) -> Tensor:
+        """The peak."""
+        return self.peak
+
+
+class Scaled(Distribution):
+    """A distribution in model units, spoken to in natural units.
+
+    Mean, stddev and samples are in natural units. `log_prob(x)` takes x in natural units and is the density of
+    the scaled datum, in nats: the unit of the paper's figures and of the reward in training.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, base: Distribution, scaling: Scaling) -> None:
+        self.base, self.scaling = base, scaling
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Natural units, [*batch, *event]."""
+        return self.scaling.inverse(self.base.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Natural units squared."""
+        return self.base.variance * self.scaling.scale() ** 2
+
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = torch.Size()) -> Tensor:
+        """Draws in natural units."""
+        return self.scaling.inverse(self.base.sample(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of the scaled value, nats, [*batch]."""
+        return self.base.log_prob(self.scaling(value))
+
+
+def statistics(values: np.ndarray, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of data [N, *shape], per channel of images and per feature of all else.
+
+    Images [C, H, W] give [C, 1, 1], sequences [F, C] give [C], vectors [D] give [D]. A feature of variance below
+    1e-5 is constant: it gets a deviation of 1, so that nothing is divided by noise.
+    """
+    axes = {4: (0, 2, 3), 3: (0, 1), 2: (0,)}[values.ndim]
+    total: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+    for start in range(0, len(values), chunk):
+        part = np.asarray(values[start : start + chunk], dtype=np.float64)
+        total = total + part.sum(axes)
+    count = values.size // np.size(total)
+    mean = np.asarray(total / count)
+    shape = (-1, 1, 1) if values.ndim == 4 else (-1,)
+    for start in range(0, len(values), chunk):
+        part = np.asarray(values[start : start + chunk], dtype=np.float64)
+        squares = squares + ((part - mean.reshape(shape)) ** 2).sum(axes)
+    variance = np.asarray(squares / count)
+    deviation = np.where(variance < 1e-5, 1.0, np.sqrt(variance))
+    return (
+        torch.tensor(mean.reshape(shape), dtype=torch.float32),
+        torch.tensor(deviation.reshape(shape), dtype=torch.float32),
+    )

@@ -1,0 +1,290 @@
+"""The training loop. Randomness and data order are functions of (seed, step), so resuming is running it again."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daps.clipping import adaptive_clip
+from daps.config import Config
+from daps.data import Dataset, batch_indices
+from daps.evaluate import Protocol, evaluate, subset
+from daps.methods import Autoencoder
+from daps.pictures import save_comparison
+from daps.progress import ProgressLine
+from daps.run import Run, environment, load_weights, pick_device, write_json
+from daps.scaling import statistics
+
+MAX_SKIPPED = 100  # consecutive steps without a finite gradient before a training gives up
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; its state is saved."""
+
+
+def resolve(config: Config, dataset: Dataset) -> Config:
+    """The config with the shape of the data filled in.
+
+    Raises:
+        ValueError: the config names another shape.
+    """
+    shape = config.nets.data_shape
+    if shape and shape != dataset.shape:
+        raise ValueError(
+            f"nets.data_shape: the run was made for data of shape {list(shape)}, but {dataset.name} now has "
+            f"{list(dataset.shape)}; give the same data, or train into another folder"
+        )
+    nets = dataclasses.replace(config.nets, data_shape=dataset.shape)
+    return dataclasses.replace(config, nets=nets)
+
+
+def build_model(config: Config, dataset: Dataset) -> Autoencoder:
+    """The untrained model: its parameters are a function of the seed."""
+    torch.manual_seed(config.train.seed)
+    return config.build(config.scaling(statistics(dataset.values), dataset.peak))
+
+
+class Trainer:
+    """A model, its optimizer and its place in the training: all that a checkpoint holds."""
+
+    def __init__(self, config: Config, model: Autoencoder) -> None:
+        self.config, self.model = config, model
+        groups = model.parameter_groups(config.train.learning_rate, config.train.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.step = 0  # steps done
+        self.skipped = 0  # steps without a finite gradient
+        self.skipped_in_a_row = 0
+        self.seconds, self.cpu_seconds = 0.0, 0.0  # spent in training steps
+        self.sums: dict[str, float] = {}  # of the metrics since the last row
+        self.pending: list[dict[str, Tensor | float]] = []
+
+    def advance(self, dataset: Dataset) -> None:
+        """One step of training.
+
+        Raises:
+            ValueError: too many steps in a row without a finite gradient.
+        """
+        train, clock, cpu_clock = self.config.train, time.perf_counter(), time.process_time()
+        rows = batch_indices(train.seed, self.step, len(dataset), train.batch_size)
+        x = torch.as_tensor(dataset[rows], device=self.model.device)
+        torch.manual_seed(_mixed(train.seed, self.step))
+        self.optimizer.zero_grad()
+        loss, metrics = self.model(x, self.step)
+        loss.backward()
+        gradient_norm = adaptive_clip(self.parameters, train.clip)
+        if bool(torch.isfinite(loss.detach() + gradient_norm)):
+            self.optimizer.step()
+            self.skipped_in_a_row = 0
+            self.pending.append({"loss": loss.detach(), "gradient_norm": gradient_norm, **metrics})
+        else:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+        self.step += 1
+        self.seconds += time.perf_counter() - clock
+        self.cpu_seconds += time.process_time() - cpu_clock
+        if self.skipped_in_a_row >= MAX_SKIPPED:
+            raise ValueError(
+                f"training: {MAX_SKIPPED} steps in a row had no finite gradient (now step {self.step}); the last "
+                "checkpoint is kept; lower train.learning_rate or raise the floor of nets.variance"
+            )
+
+    def row(self) -> dict[str, Any]:
+        """The means of the metrics since the last row, which a new window begins after."""
+        self.fold()
+        count = self.sums.pop("count", 0.0)
+        means = {name: total / count for name, total in self.sums.items()} if count else {}
+        self.sums = {}
+        return {
+            "step": self.step,
+            **means,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
+        }
+
+    def fold(self) -> None:
+        """Adds the pending metrics to the sums, fetching them from the device at once."""
+        for metrics in self.pending:
+            for name, value in metrics.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.sums["count"] = self.sums.get("count", 0.0) + 1
+        self.pending = []
+
+    def save(self, run: Run) -> None:
+        """Writes the resumable state, then the weights."""
+        self.fold()
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        run.save_state(tensors, counters)
+        run.save_model(self.model, self.step)
+
+    def restore(self, run: Run) -> bool:
+        """Takes up the state of a run folder; False where there is none.
+
+        Raises:
+            ValueError: damaged, or of another model.
+        """
+        loaded = run.load_state()
+        if loaded is None:
+            return False
+        tensors, counters = loaded
+        weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        load_weights(self.model, weights, run.state_path)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for name in _COUNTERS:
+            setattr(self, name, counters[name])
+        return True
+
+
+_COUNTERS = ("step", "skipped", "skipped_in_a_row", "seconds", "cpu_seconds", "sums")
+
+
+def prepare(config: Config, run: Run, dataset: Dataset, device: torch.device) -> tuple[Trainer, bool]:
+    """A trainer at the start, or where the run folder stands; and whether it resumes.
+
+    Raises:
+        ValueError: the folder holds another experiment or a damaged state, or settings contradict each other.
+    """
+    config = resolve(config, dataset)
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    if run.config_path.is_file():
+        _check_same(run.config(), config, run)
+    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise ValueError(f"run: {run.path} exists and is no run folder; choose another with --run FOLDER")
+    trainer = Trainer(config, build_model(config, dataset).to(device))
+    resumed = trainer.restore(run)
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_json(run.config_path, config.to_dict())
+    write_json(run.path / "environment.json", environment(device))
+    run.rewind_metrics(trainer.step)
+    return trainer, resumed
+
+
+def train(config: Config, folder: Path, data: tuple[Dataset, Dataset], device: str = "auto") -> Run:
+    """Trains into a run folder, or continues the training that it holds.
+
+    Args:
+        config: the experiment; the same one again resumes.
+        folder: of the run.
+        data: training and validation split.
+        device: cpu, cuda, mps, or auto: the first accelerator found.
+
+    Raises:
+        ValueError: contradicting settings, another experiment in the folder, a damaged checkpoint.
+        Interrupted: Ctrl-C or SIGTERM; all is saved.
+    """
+    run, (dataset, validation) = Run(folder), data
+    trainer, resumed = prepare(config, run, dataset, pick_device(device))
+    runtime, steps = config.runtime, config.train.steps
+    model = trainer.model
+    held_out = dataclasses.replace(validation, values=subset(validation, runtime.eval_size))
+    with _interrupts() as interrupted, ProgressLine(trainer.step, steps) as line:
+        line.say(_greeting(trainer, run, dataset, resumed))
+        while trainer.step < steps:
+            model.train()
+            trainer.advance(dataset)
+            at_end, step = trainer.step == steps, trainer.step
+            if step % runtime.log_every == 0 or at_end:
+                row = trainer.row()
+                run.append_metrics(row)
+                line.update(step, row)
+            if step % runtime.eval_every == 0 or at_end:
+                line.update(step, _validate(trainer, run, held_out))
+            if step % runtime.save_every == 0 or at_end or interrupted():
+                trainer.save(run)
+            if interrupted() and not at_end:
+                raise Interrupted(f"stopped at step {step} of {steps}; the same command resumes it")
+    return run
+
+
+def _validate(trainer: Trainer, run: Run, held_out: Dataset) -> dict[str, float]:
+    """Figures of a part of the validation split, into metrics.jsonl, and a picture."""
+    figures, arrays = evaluate(trainer.model, held_out, Protocol(samples=1))
+    names = ("log_p", "kl", "elbo", "beta_elbo")
+    row = {f"val_{name}": figures[name] for name in names}
+    row |= {"val_psnr": figures["stochastic"]["psnr"], "val_bits": figures["greedy"]["code_bits"]}
+    run.append_metrics({"step": trainer.step, **row, "cpu_seconds": round(trainer.cpu_seconds, 3)})
+    path = run.samples_path / f"step_{trainer.step:08d}.png"
+    save_comparison(
+        path, arrays["originals"][:16], arrays["reconstructions"][:16], float(trainer.model.scaling.peak)
+    )
+    return row
+
+
+def _greeting(trainer: Trainer, run: Run, dataset: Dataset, resumed: bool) -> str:
+    model, config = trainer.model, trainer.config
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.decoder)]
+    return (
+        f"{'resuming' if resumed else 'training'} {config.preset} by {config.method_name} in {run.path} from step "
+        f"{trainer.step} on {model.device}: {len(dataset):,} data of shape {list(dataset.shape)}, "
+        f"{model.num_tokens} tokens of {model.vocab_size} symbols = {model.bits:.0f} bits, "
+        f"{sizes[0]:,} + {sizes[1]:,} parameters"
+    )
+
+
+def _check_same(there: Config, here: Config, run: Run) -> None:
+    """The folder's experiment must be this one, but for how it is carried out and where its data lie."""
+    old, new = _identity(there), _identity(here)
+    changed = [
+        f"{key} (there {old.get(key)}, now {new.get(key)})"
+        for key in old | new
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"run: {run.path} holds another experiment: {'; '.join(changed)}; choose another folder with --run, or "
+            "give the same options"
+        )
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    groups = config.to_dict()
+    flat = {"preset": groups["preset"], "method": groups["method_name"]}
+    for group in ("data", "nets", "method", "train"):
+        flat |= {f"{group}.{name}": value for name, value in groups[group].items()}
+    del flat["data.path"]
+    return flat
+
+
+def _mixed(seed: int, step: int) -> int:
+    """A seed for one step, unrelated to those of other steps and seeds."""
+    return int(np.random.SeedSequence([seed, step, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def _interrupts() -> Iterator[Any]:
+    """Turns Ctrl-C and SIGTERM into a question to be asked between steps; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {kind: signal.signal(kind, ask) for kind in kinds}
+    except ValueError:  # not the main thread, which alone may listen
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
