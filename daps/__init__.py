@@ -5,14 +5,13 @@
 >>> x_hat = model.decode(codes).mean     # [B, *data_shape]
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("daps-torch")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+from daps import data as data  # daps.data.load
+from daps import version
+
+__version__ = version.VERSION
 
 if TYPE_CHECKING:
     from daps.methods import Autoencoder

@@ -68,9 +68,7 @@ class Architecture:
         if self.vocab_size < 2:
             raise ValueError(f"nets.vocab_size: must be >= 2 to carry any bit, got {self.vocab_size}")
         if self.width % self.heads:
-            raise ValueError(
-                f"nets.heads: must divide nets.width = {self.width}, got {self.heads}; change either"
-            )
+            raise ValueError(f"nets.heads: must divide nets.width = {self.width}, got {self.heads}; change either")
 
     def trunk(self) -> Trunk:
         """The stem and blocks over x."""
@@ -82,9 +80,7 @@ class Architecture:
             )
         stem: nn.Module
         if len(shape) == 3:
-            stem = ImagePatches(
-                (shape[0], shape[1], shape[2]), (self.patches[0], self.patches[1]), self.width
-            )
+            stem = ImagePatches((shape[0], shape[1], shape[2]), (self.patches[0], self.patches[1]), self.width)
         elif len(shape) == 2:
             stem = SequencePatches(shape[0], shape[1], steps, self.width)
         else:
@@ -141,9 +137,7 @@ class Architecture:
                     f"nets.num_tokens is {self.num_tokens}; change either"
                 )
             output = (channels * shape[0], shape[1], shape[2])
-            return ImageHead(
-                self.decoder_grid, output, self.width, self.hidden[0], self.decoder_layers, self.norm
-            )
+            return ImageHead(self.decoder_grid, output, self.width, self.hidden[0], self.decoder_layers, self.norm)
         if len(shape) != 2:
             raise ValueError(
                 f"nets.decoder_kind: transformer wants sequences [F, C], got data of shape {list(shape)}; use mlp"

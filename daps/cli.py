@@ -1,9 +1,12 @@
 """The command line: `daps train | eval | report | encode | decode`."""
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +16,11 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, arg
 
-from daps import __version__
-from daps.config import Architecture, Config, DataConfig, MethodConfig, RuntimeConfig, TrainConfig
-from daps.methods import METHODS
+from daps.architecture import Architecture
+from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
+from daps.methods import METHODS, MethodConfig
 from daps.presets import PRESETS, preset
+from daps.version import VERSION
 
 DEVICE = arg(help="cpu, cuda, mps, or auto: the first accelerator found.")
 
@@ -199,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(USAGE)
         return
     if arguments[0] == "--version":
-        print(__version__)
+        print(VERSION)
         return
     from daps.train import Interrupted
 
@@ -210,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"no command {arguments[0]!r}; choose {', '.join(COMMANDS)}{_nearest(arguments[0], COMMANDS)}"
             )
         command(arguments[1:])
+    except BrokenPipeError:  # the reader of a pipe has left
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (ValueError, OSError) as error:
         if os.environ.get("DAPS_DEBUG"):
             raise
@@ -245,6 +251,38 @@ def _nearest(name: str, names: Sequence[str] | dict[str, Any]) -> str:
 
 
 def _parse(kind: type, arguments: Sequence[str], program: str, default: Any = None) -> Any:
-    """Options by tyro, whose complaints become one line."""
-    keywords = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=program, args=list(arguments), **keywords)
+    """Options by tyro, whose complaints, boxes of several lines, become one ValueError line."""
+    keywords: dict[str, Any] = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            options, unknown = tyro.cli(kind, prog=program, args=list(arguments), return_unknown_args=True, **keywords)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_unboxed(complaint.getvalue())}; see {program} --help") from None
+    if unknown:
+        near = _nearest(unknown[0].split("=")[0], _flags(kind, default))
+        raise ValueError(f"no option {unknown[0]!r}{near}; see {program} --help")
+    return options
+
+
+def _unboxed(box: str) -> str:
+    """The message inside a box drawn by tyro, up to its first rule."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
+    message = " ".join(line for line in lines[:rule] if line)
+    return re.sub(r"^Error parsing \w+: (?=\w+\.)", "", message)  # our own errors name the option themselves
+
+
+def _flags(kind: type, default: Any) -> list[str]:
+    """Every option of a command, for suggestions."""
+    flags = []
+    for field in dataclasses.fields(kind):
+        group = getattr(default, field.name, None)
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(group):
+            flags += [f"--{name}.{inner.name.replace('_', '-')}" for inner in dataclasses.fields(group)]
+        else:
+            flags.append(f"--{name}")
+    return flags

@@ -62,8 +62,7 @@ def decode_files(folder: Path, source: Path, target: Path, batch_size: int, devi
     model = Run.open(folder).load_model(pick_device(device))
     codes, names = read_codes(source, model)
     parts = [
-        model.decode(codes[start : start + batch_size]).mean.cpu().numpy()
-        for start in range(0, len(codes), batch_size)
+        model.decode(codes[start : start + batch_size]).mean.cpu().numpy() for start in range(0, len(codes), batch_size)
     ]
     write_output(target, np.concatenate(parts), names, peak=float(model.scaling.peak))
     return len(codes)

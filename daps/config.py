@@ -48,9 +48,7 @@ class TrainConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"train.{name}: must be > 0, got {getattr(self, name)}")
         if self.weight_decay < 0 or self.seed < 0:
-            raise ValueError(
-                f"train: weight_decay and seed must be >= 0, got {self.weight_decay:g} and {self.seed}"
-            )
+            raise ValueError(f"train: weight_decay and seed must be >= 0, got {self.weight_decay:g} and {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,7 @@ class RuntimeConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"runtime.{name}: must be >= 1, got {getattr(self, name)}")
         if self.threads < 0:
-            raise ValueError(
-                f"runtime.threads: must be >= 0, got {self.threads}; 0 leaves the choice to PyTorch"
-            )
+            raise ValueError(f"runtime.threads: must be >= 0, got {self.threads}; 0 leaves the choice to PyTorch")
 
 
 @dataclass(frozen=True)
@@ -101,9 +97,7 @@ class Config:
     def build(self, scaling: Scaling) -> Autoencoder:
         """The untrained model; nets.data_shape must be known."""
         if not self.nets.data_shape:
-            raise ValueError(
-                "nets.data_shape: unknown before the data are read; set it to the shape of one datum"
-            )
+            raise ValueError("nets.data_shape: unknown before the data are read; set it to the shape of one datum")
         return self.method.build(self.nets, scaling, self.train.steps)
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,8 +121,7 @@ class Config:
         method = METHODS.get(settings.get("method_name", ""))
         if method is None:
             raise ValueError(
-                f"config.json: method_name must be one of {', '.join(METHODS)}, got "
-                f"{settings.get('method_name')!r}"
+                f"config.json: method_name must be one of {', '.join(METHODS)}, got {settings.get('method_name')!r}"
             )
         kinds = {
             "data": DataConfig,

@@ -6,6 +6,7 @@ given codes with gradient, `entropy` and `kl` are exact at each token given its 
 
 import math
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +140,7 @@ class AutoregressiveEncoder(Encoder):
 
     def _memories(self, x: Tensor) -> list[KeyValue]:
         context = self.trunk(x)
-        return [block.cross.memory(context) for block in self.blocks]
+        return [cast(Block, block).memory(context) for block in self.blocks]
 
     def _next(self, token: Tensor, memories: list[KeyValue], cache: KVCache) -> tuple[Tensor, KVCache]:
         """Logits [N, V] of the token after `token` [N, 1], and the cache that holds it."""

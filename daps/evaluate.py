@@ -97,9 +97,7 @@ def _ssim(x: Tensor, x_hat: Tensor, peak: float) -> Tensor:
     return values if isinstance(values, Tensor) else values[0]
 
 
-def evaluate(
-    model: Autoencoder, dataset: Dataset, protocol: Protocol
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[dict[str, Any], dict[str, Any]]:
     """All figures of a split, as JSON holds them, and arrays for pictures.
 
     Returns:
@@ -117,9 +115,7 @@ def evaluate(
         model.train(was_training)
 
 
-def _evaluate(
-    model: Autoencoder, dataset: Dataset, protocol: Protocol
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[dict[str, Any], dict[str, Any]]:
     count = min(len(dataset), protocol.limit or len(dataset))
     peak = float(model.scaling.peak)
     generator = torch.Generator().manual_seed(protocol.seed)

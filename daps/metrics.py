@@ -31,9 +31,7 @@ def psnr(x: Shaped[Tensor, "N ..."], x_hat: Float[Tensor, "N ..."], peak: float)
     return 10 * torch.log10(peak**2 / error)
 
 
-def importance_weighted(
-    log_p: Float[Tensor, "S B"], log_q: Float[Tensor, "S B"], bits: float
-) -> Float[Tensor, " B"]:
+def importance_weighted(log_p: Float[Tensor, "S B"], log_q: Float[Tensor, "S B"], bits: float) -> Float[Tensor, " B"]:
     """Importance-weighted bound on log p(x) with S samples and a uniform prior over 2**bits codes, nats.
 
     log (1/S) sum_s p(x|z_s) p(z_s) / q(z_s|x): S = 1 is the ELBO in expectation, more samples are tighter.

@@ -46,9 +46,7 @@ def effective_sample_size(log_w: Float[Tensor, "K B"]) -> Float[Tensor, " B"]:
     return log_ess.exp().clamp(1, log_w.shape[0])
 
 
-def policy_loss(
-    log_w: Float[Tensor, "K B"], log_q: Float[Tensor, "K B"] | Float[Tensor, "K B T"]
-) -> Float[Tensor, ""]:
+def policy_loss(log_w: Float[Tensor, "K B"], log_q: Float[Tensor, "K B"] | Float[Tensor, "K B T"]) -> Float[Tensor, ""]:
     """Encoder loss -(1/B) sum_b sum_k w_b^k log q(z_b^k|x_b), nats; no gradient flows through the weights.
 
     Args:
@@ -101,9 +99,7 @@ def solve_eta(
     if samples == 1:
         return log_p.new_zeros(())
     if not 1 < target <= samples:
-        raise ValueError(
-            f"target: an effective sample size lies in (1, K] = (1, {samples}], got {target:g}; try K / 3"
-        )
+        raise ValueError(f"target: an effective sample size lies in (1, K] = (1, {samples}], got {target:g}; try K / 3")
     scores = _scores(log_p, log_q, beta)
     if scores.device.type != "mps":  # which has no float64
         scores = scores.double()

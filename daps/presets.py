@@ -101,8 +101,7 @@ def preset(name: str, method: str = "daps") -> Config:
         raise ValueError(f"preset: no {name!r}; choose {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
     if method not in METHODS or method not in row.methods:
         raise ValueError(
-            f"method: no {method!r} for preset {name}; choose {', '.join(row.methods)}"
-            f"{_nearest(method, row.methods)}"
+            f"method: no {method!r} for preset {name}; choose {', '.join(row.methods)}{_nearest(method, row.methods)}"
         )
     settings, changes = row.methods[method]
     return Config(name, row.data, dataclasses.replace(row.nets, **changes), settings, row.train, row.runtime)

@@ -1,6 +1,7 @@
 """One line of progress: a live bar on a terminal, a plain line now and then in a log file."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -16,7 +17,7 @@ FIGURES = {  # metric -> (label, format)
 }
 
 
-def headline(metrics: dict[str, float]) -> str:
+def headline(metrics: Mapping[str, int | float]) -> str:
     """The figures that matter, in one line."""
     shown = [f"{label} {metrics[key]:{form}}" for key, (label, form) in FIGURES.items() if key in metrics]
     return "  ".join(shown)
@@ -31,7 +32,7 @@ class ProgressLine:
         self.every = seconds_between_lines
         self.began = time.monotonic()
         self.last_line = -1e9
-        self.figures: dict[str, float] = {}
+        self.figures: dict[str, int | float] = {}
         self.bar: Progress | None = None
         if self.console.is_terminal:
             self.bar = Progress(
@@ -55,15 +56,13 @@ class ProgressLine:
         if self.bar:
             self.bar.stop()
 
-    def update(self, done: int, figures: dict[str, float]) -> None:
+    def update(self, done: int, figures: Mapping[str, int | float]) -> None:
         """Shows the state after `done` steps; figures stay until replaced."""
-        self.figures |= figures
+        self.figures.update(figures)
         elapsed = time.monotonic() - self.began
         rate = (done - self.start) / max(elapsed, 1e-9)
         if self.bar:
-            self.bar.update(
-                self.task, completed=done, rate=f"{rate:.1f} steps/s", figures=headline(self.figures)
-            )
+            self.bar.update(self.task, completed=done, rate=f"{rate:.1f} steps/s", figures=headline(self.figures))
         elif done == self.total or time.monotonic() - self.last_line >= self.every:
             self.last_line = time.monotonic()
             left = (self.total - done) / max(rate, 1e-9)

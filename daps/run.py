@@ -27,10 +27,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from daps import __version__
 from daps.atomic import replacing
 from daps.config import FORMAT, Config
 from daps.methods import Autoencoder
+from daps.version import VERSION
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -206,7 +206,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, machine and command, for the record."""
     return {
-        "daps": __version__,
+        "daps": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

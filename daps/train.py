@@ -221,9 +221,7 @@ def _validate(trainer: Trainer, run: Run, held_out: Dataset) -> dict[str, float]
     row |= {"val_psnr": figures["stochastic"]["psnr"], "val_bits": figures["greedy"]["code_bits"]}
     run.append_metrics({"step": trainer.step, **row, "cpu_seconds": round(trainer.cpu_seconds, 3)})
     path = run.samples_path / f"step_{trainer.step:08d}.png"
-    save_comparison(
-        path, arrays["originals"][:16], arrays["reconstructions"][:16], float(trainer.model.scaling.peak)
-    )
+    save_comparison(path, arrays["originals"][:16], arrays["reconstructions"][:16], float(trainer.model.scaling.peak))
     return row
 
 
@@ -241,11 +239,7 @@ def _greeting(trainer: Trainer, run: Run, dataset: Dataset, resumed: bool) -> st
 def _check_same(there: Config, here: Config, run: Run) -> None:
     """The folder's experiment must be this one, but for how it is carried out and where its data lie."""
     old, new = _identity(there), _identity(here)
-    changed = [
-        f"{key} (there {old.get(key)}, now {new.get(key)})"
-        for key in old | new
-        if old.get(key) != new.get(key)
-    ]
+    changed = [f"{key} (there {old.get(key)}, now {new.get(key)})" for key in old | new if old.get(key) != new.get(key)]
     if changed:
         raise ValueError(
             f"run: {run.path} holds another experiment: {'; '.join(changed)}; choose another folder with --run, or "

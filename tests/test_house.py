@@ -121,11 +121,7 @@ def loaded_by(statement: str, names: tuple[str, ...]) -> list[str]:
 
 def shapeless_files(files: Files) -> list[str]:
     """Files named after nothing."""
-    return [
-        f"{p}: name it after what it holds"
-        for p in files
-        if p.endswith(("/utils.py", "/common.py"))
-    ]
+    return [f"{p}: name it after what it holds" for p in files if p.endswith(("/utils.py", "/common.py"))]
 
 
 def method_names(files: Files) -> set[str]:
@@ -133,17 +129,11 @@ def method_names(files: Files) -> set[str]:
     names: set[str] = set()
     for path, tree in package(files).items():
         for node in ast.walk(tree) if path.startswith("daps/methods/") else ():
-            targets = (
-                node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            )
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if any(isinstance(t, ast.Name) and t.id == "METHODS" for t in targets):
                 value = getattr(node, "value", None)
                 keys = value.keys if isinstance(value, ast.Dict) else []
-                names |= {
-                    k.value
-                    for k in keys
-                    if isinstance(k, ast.Constant) and isinstance(k.value, str)
-                }
+                names |= {k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)}
     return names
 
 
@@ -157,10 +147,7 @@ def compared_method_names(files: Files) -> list[str]:
             if not isinstance(node, ast.Compare | ast.MatchValue):
                 continue
             texts = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant)}
-            found += [
-                f"{path}:{node.lineno}: compares the method name {n!r}"
-                for n in sorted(names & texts)
-            ]
+            found += [f"{path}:{node.lineno}: compares the method name {n!r}" for n in sorted(names & texts)]
     return found
 
 
@@ -170,15 +157,11 @@ def calls_of_hasattr(files: Files) -> list[str]:
         f"{path}:{node.lineno}: hasattr"
         for path, tree in package(files).items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "hasattr"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr"
     ]
 
 
-def definitions(
-    scope: ast.Module | ast.ClassDef, owner: str = ""
-) -> Iterator[tuple[str, Definition, bool]]:
+def definitions(scope: ast.Module | ast.ClassDef, owner: str = "") -> Iterator[tuple[str, Definition, bool]]:
     """(qualified name, definition, is a method) of what is public, dunder methods too."""
     for node in scope.body:
         if not isinstance(node, Definition):
@@ -242,9 +225,7 @@ def oversize(files: Files) -> list[str]:
         if length > limit:
             found.append(f"{what} has {length} lines, the limit is {limit}")
         elif length > aim:
-            warnings.warn(
-                f"over the size we aim for: {what} has {length} lines, not {aim}", stacklevel=1
-            )
+            warnings.warn(f"over the size we aim for: {what} has {length} lines, not {aim}", stacklevel=1)
     return found
 
 
@@ -326,9 +307,7 @@ BAD: list[tuple[Check, Files, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    "check", dict.fromkeys(check for check, _, _ in BAD), ids=lambda c: c.__name__
-)
+@pytest.mark.parametrize("check", dict.fromkeys(check for check, _, _ in BAD), ids=lambda c: c.__name__)
 def test_the_house_keeps_its_rules(check: Check) -> None:
     found = check(read_house())
     assert not found, "\n".join(found)

@@ -66,8 +66,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         if "Object arrays" in str(error):
             raise ValueError(
-                f"{path}: holds Python objects (dtype object), which are not read: "
-                "save a plain array of numbers"
+                f"{path}: holds Python objects (dtype object), which are not read: save a plain array of numbers"
             ) from None
         # numpy takes whatever it does not know for a pickle
         reason = "not in numpy's format" if "pickle" in str(error) else one_line(error)
@@ -78,9 +77,7 @@ def check_rows(values: NDArray[np.generic], where: str) -> NDArray[np.float32]:
     """`values` as float32 [N, D] or [N, F, C] with finite values, else ValueError."""
     if values.ndim not in (2, 3):
         hint = "; for pictures use images" if values.ndim == 4 else ""
-        raise ValueError(
-            f"{where}: an array has shape [N, D] or [N, F, C], got {list(values.shape)}{hint}"
-        )
+        raise ValueError(f"{where}: an array has shape [N, D] or [N, F, C], got {list(values.shape)}{hint}")
     if values.size == 0:
         raise ValueError(f"{where}: want at least one row and one value in it, got {values.shape}")
     return to_float32(values, where)
@@ -89,9 +86,7 @@ def check_rows(values: NDArray[np.generic], where: str) -> NDArray[np.float32]:
 def to_float32(values: NDArray[np.generic], where: str) -> NDArray[np.float32]:
     """Real numbers as finite float32, else ValueError."""
     if values.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{where}: values must be real numbers, got dtype {values.dtype}: convert them first"
-        )
+        raise ValueError(f"{where}: values must be real numbers, got dtype {values.dtype}: convert them first")
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(values, dtype=np.float32)
     finite = np.isfinite(result)

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from daps.data.atomic import replacing
+from daps.atomic import replacing
 from daps.data.dataset import one_line
 
 FORMAT = 1  # of the cache; raise it whenever the decoding changes
@@ -172,9 +172,7 @@ def compact(stream: BinaryIO, count: int, shape: tuple[int, ...], bad: dict[int,
     stream.write(npy_header(len(good), shape))
 
 
-def good_facts(
-    plan: Plan, bad: dict[int, str]
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...] | None]:
+def good_facts(plan: Plan, bad: dict[int, str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...] | None]:
     """Names of the good rows, one line for each bad one, labels of the good rows."""
     count = len(plan.names)
     skipped = tuple(f"{one_line(plan.names[row])}: {bad[row]}" for row in sorted(bad))
@@ -215,9 +213,7 @@ def decode_chunks(plan: Plan) -> Iterator[list[Row]]:
         pool.shutdown(cancel_futures=True)
 
 
-def decode_chunk(
-    decode: Callable[[bytes | Path], NDArray[np.uint8]], chunk: list[Item]
-) -> list[Row]:
+def decode_chunk(decode: Callable[[bytes | Path], NDArray[np.uint8]], chunk: list[Item]) -> list[Row]:
     """Pixels, or the reason why there are none, of each item."""
     rows: list[Row] = []
     for row, source in chunk:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from daps.atomic import replacing
 from daps.data import arrays, pictures
-from daps.data.atomic import replacing
 from daps.data.dataset import warn_skipped
 from daps.data.decoding import Plan, decode_in_memory
 
@@ -37,9 +37,7 @@ def read_input(
     if not source.exists():
         raise ValueError(f"{source}: there is no such file or folder")
     if len(shape) != 3:
-        raise ValueError(
-            f"{source}: the model takes arrays of shape {list(shape)}: pass a .npy or .npz file"
-        )
+        raise ValueError(f"{source}: the model takes arrays of shape {list(shape)}: pass a .npy or .npz file")
     if source.is_dir():
         files, skipped = pictures.find_files(source, pictures.is_picture)
         if not files:
@@ -63,9 +61,7 @@ def read_input(
     return rescale(decoded.values, 255.0, peak), decoded.names
 
 
-def read_array(
-    path: Path, shape: tuple[int, ...], peak: float
-) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+def read_array(path: Path, shape: tuple[int, ...], peak: float) -> tuple[NDArray[np.generic], tuple[str, ...]]:
     """The data of an array file (one array, or `values` and perhaps `names`)."""
     found = arrays.read_arrays(path)
     names = found.pop("names", None) if "values" in found else None
@@ -119,9 +115,7 @@ def write_output(
         raise ValueError(f"{target}: cannot be written: {error.strerror or error}") from None
 
 
-def write(
-    target: Path, values: NDArray[np.generic], names: tuple[str, ...], peak: float
-) -> tuple[Path, ...]:
+def write(target: Path, values: NDArray[np.generic], names: tuple[str, ...], peak: float) -> tuple[Path, ...]:
     """`write_output` with the errors of the file system as they are."""
     suffix = target.suffix.lower()
     if suffix in arrays.SUFFIXES:
@@ -134,8 +128,7 @@ def write(
         return (target,)
     if values.ndim != 4 or values.shape[1] not in (1, 3):
         raise ValueError(
-            f"{target}: data of shape {list(values.shape[1:])} are no pictures: "
-            "write them to a .npy or .npz file"
+            f"{target}: data of shape {list(values.shape[1:])} are no pictures: write them to a .npy or .npz file"
         )
     if suffix in pictures.SUFFIXES and suffix not in WRITABLE:
         raise ValueError(f"{target}: {suffix} is not written: use .png")
@@ -145,8 +138,7 @@ def write(
     if suffix in WRITABLE:
         if len(values) != 1:
             raise ValueError(
-                f"{target}: one picture file holds exactly one picture, got {len(values)}: "
-                "pass a folder, .npy or .npz"
+                f"{target}: one picture file holds exactly one picture, got {len(values)}: pass a folder, .npy or .npz"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         write_picture(target, pixels[0])
@@ -157,8 +149,7 @@ def write(
     there = [file for file in files if file.exists()]
     if there:
         raise ValueError(
-            f"{target}: {there[0].name} is already there ({len(there)} of {len(files)} files): "
-            "pass a new folder"
+            f"{target}: {there[0].name} is already there ({len(there)} of {len(files)} files): pass a new folder"
         )
     target.mkdir(parents=True, exist_ok=True)
     for file, picture in zip(files, pixels, strict=True):

@@ -71,8 +71,7 @@ def list_files(path: Path) -> tuple[Files, list[str]]:
     tables = [file for file in files if not is_picture(file[1])]
     if pictures and tables:
         raise ValueError(
-            f"{path}: holds {len(pictures)} pictures and {len(tables)} parquet files: "
-            "pass a folder with one kind"
+            f"{path}: holds {len(pictures)} pictures and {len(tables)} parquet files: pass a folder with one kind"
         )
     if not files:
         unreadable = f" ({skipped[0]})" if skipped else ""

@@ -70,9 +70,7 @@ def flatten(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def crop_box(
-    width: int, height: int, new_width: int, new_height: int
-) -> tuple[float, float, float, float]:
+def crop_box(width: int, height: int, new_width: int, new_height: int) -> tuple[float, float, float, float]:
     """The largest centred (left, top, right, bottom) in the shape of new_width x new_height."""
     scale = min(width / new_width, height / new_height)
     left = max(0.0, (width - scale * new_width) / 2)
@@ -80,9 +78,7 @@ def crop_box(
     return left, top, min(width - left, float(width)), min(height - top, float(height))
 
 
-def find_files(
-    folder: Path, wanted: Callable[[Path], bool]
-) -> tuple[list[tuple[str, Path]], list[str]]:
+def find_files(folder: Path, wanted: Callable[[Path], bool]) -> tuple[list[tuple[str, Path]], list[str]]:
     """Files below `folder` that are `wanted`: sorted (relative posix name, path), and skipped.
 
     Follows links, once each; leaves hidden files and folders alone; says which folders it could

@@ -4,9 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def batch_indices(
-    seed: int, step: int, size: int, batch_size: int, rank: int = 0
-) -> NDArray[np.int64]:
+def batch_indices(seed: int, step: int, size: int, batch_size: int, rank: int = 0) -> NDArray[np.int64]:
     """Indices [batch_size] into a set of `size` data, drawn uniformly with replacement.
 
     Depends on its arguments alone, so a resumed run sees the data that an uninterrupted one sees.

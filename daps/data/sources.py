@@ -13,9 +13,7 @@ from daps.data.tables import HUB, load_table
 NAMES = ("digits", "mnist", "cifar10", "images", "array")
 
 
-def load(
-    name: str, split: str, *, path: str | PathLike[str] | None = None, size: int | None = None
-) -> Dataset:
+def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size: int | None = None) -> Dataset:
     """One split ("train" or "validation") of the data set `name`, in natural units.
 
     digits    scikit-learn's 1,797 digits, embedded: uint8 [1, 8, 8] in 0..16, labels

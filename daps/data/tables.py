@@ -126,11 +126,7 @@ def table_plan(table: Table, stem: str, files: list[Path], tables: list[Any] | N
 def parquet_plan(files: list[tuple[str, Path]], size: int, order: Any) -> Plan:
     """Plan to decode column `image` of several files; `order(names)` gives the rows' order."""
     counts = [count_rows(path) for _, path in files]
-    names = [
-        f"{name}#{row}"
-        for (name, _), count in zip(files, counts, strict=True)
-        for row in range(count)
-    ]
+    names = [f"{name}#{row}" for (name, _), count in zip(files, counts, strict=True) for row in range(count)]
     if not names:
         raise ValueError("its parquet files have no rows")
     ordered = order(names)
@@ -204,8 +200,7 @@ def picture_bytes(column: Any, name: str) -> list[bytes | None]:
         column = column.flatten()[column.type.get_field_index("bytes")]
     if not (types.is_binary(column.type) or types.is_large_binary(column.type)):
         raise ValueError(
-            f"column {name!r} must hold encoded pictures (binary, or a struct with a field "
-            f"'bytes'), got {column.type}"
+            f"column {name!r} must hold encoded pictures (binary, or a struct with a field 'bytes'), got {column.type}"
         )
     return list(column.to_pylist())
 

@@ -127,7 +127,5 @@ class DAPS(Autoencoder):
         nets = [p for p in self.parameters() if p is not self.log_eta]
         groups: list[dict[str, Any]] = [{"params": nets, "lr": learning_rate, "weight_decay": weight_decay}]
         if self.log_eta.requires_grad:
-            groups.append(
-                {"params": [self.log_eta], "lr": self.config.eta_learning_rate, "weight_decay": 0.0}
-            )
+            groups.append({"params": [self.log_eta], "lr": self.config.eta_learning_rate, "weight_decay": 0.0})
         return groups

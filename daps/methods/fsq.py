@@ -30,9 +30,7 @@ class FSQConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         if not self.levels or min(self.levels) < 2:
-            raise ValueError(
-                f"method.levels: needs one or more numbers >= 2, got {self.levels}; the paper takes 8 6 5"
-            )
+            raise ValueError(f"method.levels: needs one or more numbers >= 2, got {self.levels}; the paper takes 8 6 5")
 
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> "FSQ":
         """The untrained model; its encoder is a trunk with one patch per token."""

@@ -119,6 +119,11 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = mlp((width, mlp_ratio * width, width))
 
+    def memory(self, context: Float[Tensor, "B P D"]) -> KeyValue:
+        """Keys and values of the context for this block's cross-attention."""
+        assert self.cross is not None, "a block without cross-attention has no memory"
+        return self.cross.memory(context)
+
     def forward(
         self,
         x: Float[Tensor, "N S D"],
@@ -137,9 +142,7 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """x -> [B, P, D]: a stem that cuts x into P patches, sinusoidal positions, self-attention blocks."""
 
-    def __init__(
-        self, stem: nn.Module, patches: int, width: int, layers: int, heads: int, mlp_ratio: int
-    ) -> None:
+    def __init__(self, stem: nn.Module, patches: int, width: int, layers: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
         self.patches, self.width = patches, width
         self.stem = stem

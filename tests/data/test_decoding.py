@@ -77,6 +77,10 @@ def test_a_changed_file_or_size_is_decoded_anew(tmp_path):
     os.utime(tmp_path / "2.png", ns=(1, 1))
     changed = cached("x", files_of(tmp_path), lambda: plan)
     assert changed.values[2].max() == 200
+    os.utime(tmp_path / "2.png", ns=(2, 2))
+    with pytest.raises(AssertionError, match="decoded anew"):
+        cached("x", files_of(tmp_path), never)
+    cached("x", files_of(tmp_path), lambda: plan)
     with pytest.raises(AssertionError, match="decoded anew"):
         cached("y", files_of(tmp_path), never)
     with pytest.raises(AssertionError, match="decoded anew"):

@@ -119,8 +119,7 @@ def test_bad_folders_are_refused_in_one_line(tmp_path):
         "junk": "none of 1 pictures could be decoded, the first: a.png: not a picture",
         "junk.parquet": "not a readable parquet file",
         "column.parquet": "has no column 'image': its columns are 'picture'",
-        "text.parquet": "must hold encoded pictures (binary, or a struct with a field 'bytes'), "
-        "got string",
+        "text.parquet": "must hold encoded pictures (binary, or a struct with a field 'bytes'), got string",
         "none.parquet": "its parquet files have no rows",
     }
     for name, message in cases.items():

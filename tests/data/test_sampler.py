@@ -24,9 +24,7 @@ def test_each_seed_step_and_rank_has_its_own_stream(keys):
 
 
 def test_neighbouring_streams_do_not_overlap():
-    drawn = np.concatenate(
-        [batch_indices(0, step, 2**62, 1000, r) for step in range(4) for r in (0, 1)]
-    )
+    drawn = np.concatenate([batch_indices(0, step, 2**62, 1000, r) for step in range(4) for r in (0, 1)])
     assert len(np.unique(drawn)) == len(drawn)
 
 

@@ -113,9 +113,7 @@ def test_the_hub_gives_the_same_as_its_files(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     values = pictures("mnist", 30, 2)
     pq.write_table(table("mnist", values), tmp_path / "test.parquet")
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)}
-    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
     whole = datasets.Dataset.from_parquet(
         str(tmp_path / "test.parquet"), features=features, cache_dir=str(tmp_path / "hub")
     )
@@ -133,9 +131,7 @@ def test_the_hub_gives_the_same_as_its_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(
-    ("name", "counts"), [("mnist", (60_000, 10_000)), ("cifar10", (50_000, 10_000))]
-)
+@pytest.mark.parametrize(("name", "counts"), [("mnist", (60_000, 10_000)), ("cifar10", (50_000, 10_000))])
 def test_real_validation_split(real_data, name, counts):
     data = load(name, "validation", path=real_data / name)
     assert data.values.shape == (counts[1], *SHAPES[name]) and not data.skipped

@@ -1,0 +1,254 @@
+"""Training: resume is running the command again, bit for bit; a broken save or step loses nothing."""
+
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from daps.atomic import replacing
+from daps.config import Config
+from daps.data import Dataset
+from daps.methods import METHODS
+from daps.presets import preset
+from daps.run import Run
+from daps.train import MAX_SKIPPED, Interrupted, Trainer, build_model, prepare, resolve, train
+
+STEPS = 12
+
+
+def make_data(seed: int = 0, shape: tuple[int, ...] = (1, 8, 8), count: int = 40) -> tuple[Dataset, Dataset]:
+    values = np.random.default_rng(seed).integers(0, 17, (count, *shape)).astype(np.uint8)
+    about = "random numbers"
+    return (
+        Dataset(values[8:], "digits", "train", 16.0, about),
+        Dataset(values[:8], "digits", "validation", 16.0, about),
+    )
+
+
+def make_config(method: str = "daps", steps: int = STEPS, **method_options: object) -> Config:
+    config = preset("digits", method)
+    nets = dataclasses.replace(config.nets, width=8, hidden=(16,), heads=2)
+    return dataclasses.replace(
+        config,
+        nets=nets,
+        method=dataclasses.replace(config.method, **method_options),
+        train=dataclasses.replace(config.train, steps=steps, batch_size=4),
+        runtime=dataclasses.replace(config.runtime, log_every=3, eval_every=6, save_every=6),
+    )
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C arrives during the given step."""
+    advance = Trainer.advance
+
+    def interrupted(self: Trainer, dataset: Dataset) -> None:
+        advance(self, dataset)
+        if self.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "advance", interrupted)
+
+
+def rows_without_clocks(run: Run) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in run.metrics()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stop", [1, 4, 6, 11])
+def test_interrupted_equals_uninterrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stop: int
+) -> None:
+    config, data = make_config(method), make_data()
+    whole = train(config, tmp_path / "whole", data, "cpu")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stop)
+        with pytest.raises(Interrupted, match=f"step {stop} of {STEPS}"):
+            train(config, tmp_path / "parts", data, "cpu")
+    parts = train(config, tmp_path / "parts", data, "cpu")
+    assert whole.model_path.read_bytes() == parts.model_path.read_bytes()
+    one, other = load_file(whole.state_path), load_file(parts.state_path)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert rows_without_clocks(whole) == rows_without_clocks(parts)
+
+
+def test_gradient_eta_resumes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, data = make_config(eta="gradient"), make_data()
+    whole = train(config, tmp_path / "whole", data, "cpu")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "parts", data, "cpu")
+    parts = train(config, tmp_path / "parts", data, "cpu")
+    assert whole.model_path.read_bytes() == parts.model_path.read_bytes()
+    assert load_file(whole.model_path)["log_eta"] != torch.tensor(100.0).log()
+
+
+def test_another_seed_gives_another_model(tmp_path: Path) -> None:
+    config, data = make_config(), make_data()
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
+    runs = [train(c, tmp_path / str(i), data, "cpu") for i, c in enumerate((config, other))]
+    assert runs[0].model_path.read_bytes() != runs[1].model_path.read_bytes()
+
+
+def test_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    config, data = make_config(), make_data()
+    run = train(config, tmp_path / "run", data, "cpu")
+    before = run.state_path.read_bytes(), run.metrics_path.read_bytes()
+    train(config, tmp_path / "run", data, "cpu")
+    assert (run.state_path.read_bytes(), run.metrics_path.read_bytes()) == before
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, data = make_config(), make_data()
+    whole = train(config, tmp_path / "whole", data, "cpu")
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(list((tmp_path / "run").glob("state.safetensors"))) and ".state" in str(
+            list((tmp_path / "run").glob(".state*"))
+        ):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(config, tmp_path / "run", data, "cpu")
+    run = Run(tmp_path / "run")
+    loaded = run.load_state()
+    assert loaded is not None and loaded[1]["step"] == 6
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
+    resumed = train(config, tmp_path / "run", data, "cpu")
+    assert resumed.model_path.read_bytes() == whole.model_path.read_bytes()
+
+
+def test_kill_between_saves_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """A real process, really killed: twice, at a moment nobody chose."""
+    command = [
+        *(sys.executable, "-m", "daps", "train", "digits", "--device", "cpu", "--train.steps", "60"),
+        *("--train.batch-size", "8", "--nets.width", "8", "--nets.heads", "2", "--nets.hidden", "16"),
+        *("--runtime.threads", "1", "--runtime.save-every", "5", "--runtime.eval-every", "60"),
+    ]
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    subprocess.run([*command, "--run", str(whole.path)], check=True, capture_output=True)
+    for _ in range(2):
+        process = subprocess.Popen([*command, "--run", str(parts.path)], stdout=subprocess.DEVNULL)
+        before = parts.state_path.stat().st_mtime_ns if parts.state_path.exists() else 0
+        deadline = time.monotonic() + 60
+        while not (parts.state_path.exists() and parts.state_path.stat().st_mtime_ns > before):
+            assert process.poll() is None and time.monotonic() < deadline or parts.state_path.exists()
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    subprocess.run([*command, "--run", str(parts.path)], check=True, capture_output=True)
+    assert whole.model_path.read_bytes() == parts.model_path.read_bytes()
+    assert rows_without_clocks(whole) == rows_without_clocks(parts)
+
+
+def trainer(config: Config | None = None) -> tuple[Trainer, Dataset]:
+    data = make_data()[0]
+    resolved = resolve(config or make_config(), data)
+    return Trainer(resolved, build_model(resolved, data)), data
+
+
+def test_non_finite_steps_are_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, data = trainer()
+    forward = type(loop.model).forward
+
+    def spoiled(self: torch.nn.Module, x: torch.Tensor, step: int) -> object:
+        loss, metrics = forward(self, x, step)
+        return loss * (float("nan") if step == 1 else 1.0), metrics
+
+    monkeypatch.setattr(type(loop.model), "forward", spoiled)
+    snapshots = []
+    for _ in range(3):
+        loop.advance(data)
+        snapshots.append({name: tensor.clone() for name, tensor in loop.model.state_dict().items()})
+    assert loop.skipped == 1 and loop.skipped_in_a_row == 0 and loop.step == 3
+    assert all(torch.equal(snapshots[0][name], snapshots[1][name]) for name in snapshots[0])
+    assert any(not torch.equal(snapshots[1][name], snapshots[2][name]) for name in snapshots[0])
+    row = loop.row()
+    assert row["skipped"] == 1 and np.isfinite(row["loss"])
+
+
+def test_too_many_skipped_steps_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, data = trainer()
+    forward = type(loop.model).forward
+
+    def spoiled(self: torch.nn.Module, x: torch.Tensor, step: int) -> object:
+        loss, metrics = forward(self, x, step)
+        return loss * float("inf"), metrics
+
+    monkeypatch.setattr(type(loop.model), "forward", spoiled)
+    with pytest.raises(ValueError, match=f"{MAX_SKIPPED} steps in a row"):
+        for _ in range(MAX_SKIPPED + 1):
+            loop.advance(data)
+    assert loop.step == MAX_SKIPPED
+
+
+def test_a_folder_with_another_experiment_is_refused(tmp_path: Path) -> None:
+    config, data = make_config(), make_data()
+    train(config, tmp_path / "run", data, "cpu")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=STEPS + 1))
+    with pytest.raises(ValueError, match=r"another experiment: train.steps \(there 12, now 13\)"):
+        train(longer, tmp_path / "run", data, "cpu")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
+
+
+def test_how_a_run_is_carried_out_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, data = make_config(), make_data()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run", data, "cpu")
+    moved = dataclasses.replace(
+        config,
+        runtime=dataclasses.replace(config.runtime, log_every=2),
+        data=dataclasses.replace(config.data, path="elsewhere"),
+    )
+    run = train(moved, tmp_path / "run", data, "cpu")
+    assert run.config().data.path == "elsewhere"
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="exists and is no run folder"):
+        train(make_config(), tmp_path, make_data(), "cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_data_of_another_shape_are_refused(tmp_path: Path) -> None:
+    config = resolve(make_config(), make_data()[0])
+    with pytest.raises(ValueError, match=r"shape \[1, 8, 8\].*now has \[1, 8, 4\]"):
+        resolve(config, make_data(shape=(1, 8, 4))[0])
+
+
+@pytest.mark.parametrize("keep", [0, 100, -10])
+def test_a_truncated_checkpoint_is_told_in_one_line(tmp_path: Path, keep: int) -> None:
+    config, data = make_config(), make_data()
+    run = train(config, tmp_path / "run", data, "cpu")
+    run.state_path.write_bytes(run.state_path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="damaged or not of this program") as caught:
+        prepare(config, run, data[0], torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_replacing_removes_its_temporary_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("good")
+    with pytest.raises(RuntimeError), replacing(target) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert target.read_text() == "good" and list(tmp_path.iterdir()) == [target]
