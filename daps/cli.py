@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from daps.train import Interrupted
 
+    warnings.showwarning = _warn
     try:
         command = COMMANDS.get(arguments[0])
         if command is None:
@@ -227,6 +229,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
+def _warn(message: Warning | str, *_: Any) -> None:
+    print(f"daps: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def _fail(message: str) -> None:
     print(f"daps: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
@@ -238,7 +244,7 @@ def _take(arguments: list[str], flag: str, default: str) -> str:
         if argument.startswith(f"{flag}="):
             return arguments.pop(i).split("=", 1)[1]
         if argument == flag:
-            if i + 1 == len(arguments):
+            if arguments[i + 1 : i + 2] == [] or arguments[i + 1].startswith("-"):
                 raise ValueError(f"{flag}: wants a value; choose {', '.join(METHODS)}")
             del arguments[i]
             return arguments.pop(i)

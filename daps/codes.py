@@ -6,6 +6,7 @@ A code file is an .npz with `codes` [N, T], `num_tokens`, `vocab_size`, `model` 
 
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ def encode_files(
     """
     if target.suffix != ".npz":
         raise ValueError(f"output: codes are written as .npz, got {target}; end it in .npz")
+    _refuse_overwrite(source, target)
     model = Run.open(folder).load_model(pick_device(device))
     values, names = read_input(source, model.data_shape, peak=float(model.scaling.peak))
     generator = torch.Generator().manual_seed(seed)
@@ -59,6 +61,7 @@ def decode_files(folder: Path, source: Path, target: Path, batch_size: int, devi
     Raises:
         ValueError: not a run, an unreadable code file, or codes of another model.
     """
+    _refuse_overwrite(source, target)
     model = Run.open(folder).load_model(pick_device(device))
     codes, names = read_codes(source, model)
     parts = [
@@ -75,10 +78,10 @@ def read_codes(source: Path, model: Autoencoder) -> tuple[NDArray[np.int64], tup
         ValueError: unreadable, or of another model.
     """
     try:
-        with np.load(source, allow_pickle=False) as file:
+        with open(source, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             codes, names = file["codes"].astype(np.int64), tuple(str(name) for name in file["names"])
             made_by = str(file["model"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"codes: {source} is not a code file of daps encode ({error})") from error
     if made_by != fingerprint(model):
         raise ValueError(
@@ -86,6 +89,11 @@ def read_codes(source: Path, model: Autoencoder) -> tuple[NDArray[np.int64], tup
             f"{fingerprint(model)}); decode it with the run that encoded it"
         )
     return codes, names
+
+
+def _refuse_overwrite(source: Path, target: Path) -> None:
+    if source.resolve() == target.resolve():
+        raise ValueError(f"output: {target} is the input itself; write to another file")
 
 
 def fingerprint(model: Autoencoder) -> str:

@@ -231,9 +231,9 @@ def pick_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there()))
-    kind = name.split(":")[0]
-    if kind not in available:
-        raise ValueError(f"device: must be auto, cpu, cuda or mps, got {name!r}")
-    if not available[kind]():
+    kind, _, index = name.partition(":")
+    if kind not in available or not (index.isdecimal() or name == kind):
+        raise ValueError(f"device: must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if not available[kind]() or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise ValueError(f"device: {name} is not available on this machine; use --device auto or cpu")
     return torch.device(name)

@@ -1,0 +1,447 @@
+"""`daps report`: one self-contained HTML page about one run or several.
+
+It reads what the run folders hold and needs neither the data nor the weights; what a folder lacks, the page leaves out.
+"""
+
+import math
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from daps import __version__, plots
+from daps.atomic import replacing
+from daps.config import Config
+from daps.pictures import to_pixels
+from daps.run import Run
+from daps.scaling import Affine
+
+STRIP = 8  # pictures side by side
+SHOWN = 16  # data per gallery; 8 where pictures are larger than 64 x 64
+DASH = "\N{EN DASH}"  # stands for what a run does not have
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the page knows of one run; `style` is its place on the page."""
+
+    style: int
+    label: str
+    path: Path
+    config: Config
+    parameters: int | None
+    rows: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+    arrays: dict[str, Array]
+    environment: dict[str, Any] | None
+    samples: list[Path]
+
+    @property
+    def dashes(self) -> str:
+        """Of its lines, as SVG writes them."""
+        return plots.dashes(self.style)
+
+    @property
+    def colour(self) -> int:
+        """Number of its colour on the page."""
+        return self.style % plots.COLOURS
+
+    @property
+    def eval_command(self) -> str:
+        """What fills the missing evaluation."""
+        return f"daps eval {shlex.quote(str(self.path))}"
+
+    def figure(self, *keys: str) -> Any:
+        """A figure of the evaluation, or None."""
+        found: Any = self.evaluation
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def last(self, key: str) -> Any:
+        """A metric's last logged value, or None."""
+        return next((row[key] for row in reversed(self.rows) if key in row), None)
+
+
+def write_report(runs: Sequence[Path], page: Path) -> None:
+    """Writes the page about runs, all or nothing.
+
+    Args:
+        runs: run folders, compared in this order.
+        page: the HTML file; its folder is made if missing.
+
+    Raises:
+        ValueError: no runs, a folder that is no run or is damaged, or the page is a folder.
+    """
+    if not runs:
+        raise ValueError("report: name one run folder or more, got none: daps report RUN")
+    if page.is_dir():
+        raise ValueError(f"report: the page must be a file, got the folder {page}; try -o {page / 'report.html'}")
+    content = render(read_entries(runs)).encode()
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(page) as file:
+        file.write(content)
+
+
+def read_entries(runs: Sequence[Path]) -> list[Entry]:
+    """The runs' contents, each under a name of its own: the folder's, or its path where two folders share one."""
+    opened = [Run.open(path) for path in runs]
+    names = [run.path.resolve().name or str(run.path) for run in opened]
+    labels: list[str] = []
+    for run, name in zip(opened, names, strict=True):
+        label = name if names.count(name) == 1 else str(run.path)
+        twins = sum(other.split(" #")[0] == label for other in labels)
+        labels.append(f"{label} #{twins + 1}" if twins else label)
+    return [_read(style, label, run) for style, (label, run) in enumerate(zip(labels, opened, strict=True))]
+
+
+def _read(style: int, label: str, run: Run) -> Entry:
+    config = run.config()
+    evaluated = (run.path / "evaluation.json").is_file()
+    recorded = (run.path / "environment.json").is_file()
+    return Entry(
+        style=style,
+        label=label,
+        path=run.path,
+        config=config,
+        parameters=_parameters(config),
+        rows=run.metrics(),
+        evaluation=run.read_json("evaluation.json") if evaluated else None,
+        arrays=_arrays(run.path / "evaluation.npz") if evaluated else {},
+        environment=run.read_json("environment.json") if recorded else None,
+        samples=sorted(run.samples_path.glob("step_[0-9]*.png")),
+    )
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: damaged ({error}); write it again: daps eval {path.parent}") from error
+
+
+def _parameters(config: Config) -> int | None:
+    """Of encoder and decoder, counted on a model without storage; None where the data's shape is unknown."""
+    if not config.nets.data_shape:
+        return None
+    with torch.device("meta"):
+        model = config.build(Affine(torch.zeros(()), torch.ones(()), 1.0))
+    return sum(p.numel() for part in (model.encoder, model.decoder) for p in part.parameters())
+
+
+# -- the table of runs -----------------------------------------------------------------------------
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _symbols(entry: Entry) -> str:
+    return f"{entry.config.nets.num_tokens} \N{MULTIPLICATION SIGN} {entry.config.nets.vocab_size}"
+
+
+def _bits(entry: Entry) -> float:
+    return entry.config.nets.num_tokens * math.log2(entry.config.nets.vocab_size)
+
+
+def _steps(entry: Entry) -> str:
+    return f"{entry.last('step') or 0:,} of {entry.config.train.steps:,}"
+
+
+def _ssim_window(entry: Entry) -> str | None:
+    window = entry.figure("ssim_window")
+    return window and f"{window} \N{MULTIPLICATION SIGN} {window}"
+
+
+Row = tuple[str, str, Callable[[Entry], Any], Callable[[Any], str] | str]
+
+# Heading -> rows: label, unit or remark, the value (None: unknown), its format.
+TABLE: dict[str, tuple[Row, ...]] = {
+    "Training": (
+        ("method", "", lambda e: e.config.method_name, ""),
+        ("preset", "", lambda e: e.config.preset, ""),
+        ("data", "", lambda e: e.config.data.name, ""),
+        ("steps", "done of planned", _steps, ""),
+        ("parameters", "encoder + decoder", lambda e: e.parameters, ","),
+        ("time", "seconds", lambda e: e.last("seconds"), _seconds),
+        ("CPU time", "seconds, all cores", lambda e: e.last("cpu_seconds"), _seconds),
+        ("seed of the training", "", lambda e: e.config.train.seed, ""),
+    ),
+    "Evaluation": (
+        ("split", "", lambda e: e.figure("split"), ""),
+        ("n", "data", lambda e: e.figure("n"), ","),
+        ("S", "sampled codes per datum", lambda e: e.figure("importance_samples"), ""),
+        ("seed of the samples", "", lambda e: e.figure("seed"), ""),
+        ("after step", "", lambda e: e.figure("step"), ","),
+    ),
+    "Likelihood, stochastic codes (means over S samples of q)": (
+        ("log p(x|z)", "nats", lambda e: e.figure("log_p"), ",.2f"),
+        ("KL(q || uniform)", "nats", lambda e: e.figure("kl"), ",.2f"),
+        ("ELBO", "nats", lambda e: e.figure("elbo"), ",.2f"),
+        ("\N{GREEK SMALL LETTER BETA}-ELBO", "nats", lambda e: e.figure("beta_elbo"), ",.2f"),
+        ("\N{GREEK SMALL LETTER BETA} of it", "", lambda e: e.figure("beta"), "g"),
+        ("IW bound on log p(x)", "nats", lambda e: e.figure("iw_log_likelihood"), ",.2f"),
+    ),
+    "Reconstruction": (
+        ("PSNR, stochastic", "dB", lambda e: e.figure("stochastic", "psnr"), ".2f"),
+        ("PSNR, greedy", "dB", lambda e: e.figure("greedy", "psnr"), ".2f"),
+        ("SSIM, stochastic", "", lambda e: e.figure("stochastic", "ssim"), ".4f"),
+        ("SSIM, greedy", "", lambda e: e.figure("greedy", "ssim"), ".4f"),
+        ("window of SSIM", "pixels", _ssim_window, ""),
+    ),
+    "Codes": (
+        ("tokens \N{MULTIPLICATION SIGN} symbols", "", _symbols, ""),
+        ("nominal size", "bits", _bits, ",.4g"),
+        ("entropy of q(z|x)", "bits", lambda e: e.figure("entropy_bits"), ",.2f"),
+        (
+            "perplexity, stochastic",
+            "all positions pooled",
+            lambda e: e.figure("stochastic", "perplexity_pooled"),
+            ".1f",
+        ),
+        ("perplexity, greedy", "all positions pooled", lambda e: e.figure("greedy", "perplexity_pooled"), ".1f"),
+    ),
+}
+
+
+def _table(entries: list[Entry]) -> Iterator[tuple[str, list[tuple[str, str, list[str]]]]]:
+    """(heading, [(label, unit, text per run)]); rows that no run has a value for are left out."""
+    for heading, rows in TABLE.items():
+        lines = []
+        for label, unit, value, form in rows:
+            values = [value(entry) for entry in entries]
+            if any(v is not None for v in values):
+                lines.append((label, unit, [_printed(v, form) for v in values]))
+        if lines:
+            yield heading, lines
+
+
+def _printed(value: Any, form: Callable[[Any], str] | str) -> str:
+    if value is None:
+        return DASH
+    text = form(value) if callable(form) else f"{value:{form}}"
+    return text.replace("-", "\N{MINUS SIGN}") if isinstance(value, float) else text
+
+
+def _settings(config: Config) -> dict[str, str]:
+    """group.name -> value, as the options of `daps train` are named."""
+    groups = config.to_dict()
+    flat = {"preset": groups["preset"], "method": groups["method_name"]}
+    for group, settings in groups.items():
+        if isinstance(settings, dict):
+            flat |= {f"{group}.{name}": _listed(value) for name, value in settings.items()}
+    return flat
+
+
+def _listed(value: Any) -> str:
+    if value is None:
+        return DASH
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _differences(entries: list[Entry]) -> list[tuple[str, list[str]]]:
+    """Settings in which the runs differ: (name, value per run)."""
+    all_settings = [_settings(entry.config) for entry in entries]
+    names = dict.fromkeys(name for settings in all_settings for name in settings)
+    rows = [(name, [settings.get(name, DASH) for settings in all_settings]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+def _galleries(entries: list[Entry]) -> list[dict[str, Any]]:
+    """One gallery per set of originals: its data, its runs and its blocks of pictures or figures."""
+    groups: list[list[Entry]] = []
+    for entry in entries:
+        if not {"originals", "reconstructions"} <= entry.arrays.keys():
+            continue
+        home = next((group for group in groups if _same_data(group[0], entry)), None)
+        if home is None:
+            groups.append([entry])
+        else:
+            home.append(entry)
+    return [_gallery(group) for group in groups]
+
+
+def _same_data(one: Entry, other: Entry) -> bool:
+    a, b = one.arrays["originals"][:SHOWN], other.arrays["originals"][:SHOWN]
+    return a.shape == b.shape and np.array_equal(a, b) and one.config.data.scaling == other.config.data.scaling
+
+
+def _gallery(group: list[Entry]) -> dict[str, Any]:
+    originals = group[0].arrays["originals"]
+    kinds = {2: _vector_blocks, 3: _sequence_blocks, 4: _picture_blocks}
+    return {
+        "about": group[0].figure("data") or group[0].config.data.name,
+        "kind": {2: "vectors", 3: "sequences", 4: "pictures"}[originals.ndim],
+        "runs": group,
+        "blocks": kinds[originals.ndim](group, originals),
+    }
+
+
+def _stacks(group: list[Entry], originals: Array, part: slice) -> list[tuple[Entry | None, Array]]:
+    """Some originals (None), then each run's reconstructions of them."""
+    rows: list[tuple[Entry | None, Array]] = [(None, originals[part])]
+    return rows + [(entry, np.nan_to_num(entry.arrays["reconstructions"][part])) for entry in group]
+
+
+def _picture_blocks(group: list[Entry], originals: Array) -> list[dict[str, Any]]:
+    """Strips of originals over strips of each run's reconstructions."""
+    count = SHOWN if max(originals.shape[2:]) <= 64 else STRIP
+    peak = float(group[0].figure("peak") or max(float(originals.max()), 1e-12))
+    blocks = []
+    for start in range(0, min(count, len(originals)), STRIP):
+        rows = _stacks(group, originals, slice(start, start + STRIP))
+        strips = [(entry, plots.picture_strip(to_pixels(values, peak), STRIP)) for entry, values in rows]
+        blocks.append({"first": start + 1, "last": start + len(rows[0][1]), "strips": strips})
+    return blocks
+
+
+def _sequence_blocks(group: list[Entry], originals: Array) -> list[dict[str, Any]]:
+    """Heat strips; the colours span each channel's range over the originals."""
+    low, high = originals.min((0, 1)), originals.max((0, 1))
+    blocks = []
+    for i in range(min(4, len(originals))):
+        rows = _stacks(group, originals, slice(i, i + 1))
+        strips = [(entry, plots.heat_strip(values[0], low, high)) for entry, values in rows]
+        blocks.append({"first": i + 1, "last": i + 1, "strips": strips})
+    return blocks
+
+
+def _vector_blocks(group: list[Entry], originals: Array) -> list[dict[str, Any]]:
+    """Line plots."""
+    blocks = []
+    for i in range(min(STRIP, len(originals))):
+        others = [(entry.style, entry.arrays["reconstructions"][i]) for entry in group]
+        alt = f"Datum {i + 1}: the original vector and its reconstructions"
+        blocks.append({"first": i + 1, "figure": Markup(plots.overlay(alt, originals[i], others))})
+    return blocks
+
+
+def _progress(entry: Entry) -> list[tuple[str, plots.Picture]]:
+    """First, middle and last sample picture: (step, picture)."""
+    paths = entry.samples
+    chosen = sorted({0, (len(paths) - 1) // 2, len(paths) - 1}) if paths else []
+    return [(paths[i].stem.removeprefix("step_").lstrip("0") or "0", plots.embedded(paths[i])) for i in chosen]
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def _codebook(entry: Entry) -> list[tuple[str, str, Markup]]:
+    """Panels (title, explanation, figure) on the use of the symbols in greedy codes."""
+    counts = entry.arrays.get("counts")
+    if counts is None:
+        return []
+    total = np.maximum(counts.sum(-1, keepdims=True), 1)
+    frequencies = -np.sort(-counts, axis=-1) / total
+    greedy, sampled = (
+        entry.figure("greedy", "perplexity_per_position"),
+        entry.figure("stochastic", "perplexity_per_position"),
+    )
+    name, (_, symbols) = entry.label, counts.shape
+    panels = [
+        (
+            "Frequency of each symbol",
+            "A row per position, its symbols from the most to the least frequent; blank: never used.",
+            plots.frequency_map(f"{name}: frequency of the symbols at each position, sorted", frequencies),
+        ),
+        (
+            "Sorted frequencies",
+            "A line per position; the flatter and the closer to uniform, the more a symbol tells.",
+            plots.sorted_frequencies(
+                f"{name}: sorted symbol frequencies, a line per position", frequencies, entry.style
+            ),
+        ),
+    ]
+    if greedy and sampled:
+        alt = f"{name}: perplexity per position, greedy {min(greedy):.1f} to {max(greedy):.1f} of {symbols}"
+        figure = plots.perplexity_bars(alt, greedy, sampled, symbols, entry.style)
+        panels.append(("Perplexity per position", "Bars: greedy codes; dashes: sampled codes.", figure))
+    return [(title, text, Markup(figure)) for title, text, figure in panels]
+
+
+# Metric -> title, explanation, logarithmic axis. Other metrics follow, folded away.
+PANELS: dict[str, tuple[str, str, bool]] = {
+    "log_p": ("log p(x|z)", "Nats per datum, training batches; higher is better.", False),
+    "elbo": ("ELBO", "log p minus KL, nats; a lower bound on log p(x).", False),
+    "kl": (
+        "KL(q || uniform)",
+        "Nats; what the encoder's choices cost, at most tokens \N{MULTIPLICATION SIGN} log symbols.",
+        False,
+    ),
+    "ess": ("Effective sample size", "How many of the K samples count in an update; dotted: the target.", False),
+    "eta": (
+        "\N{GREEK SMALL LETTER ETA}",
+        "Multiplier of the trust region: the larger, the smaller the step of the encoder.",
+        True,
+    ),
+    "beta": (
+        "\N{GREEK SMALL LETTER BETA}",
+        "Price of entropy; falls on a schedule, so that codes become certain.",
+        True,
+    ),
+    "bits": ("Bits used", "Marginal entropy of the sampled codes; the nominal size is the most there can be.", False),
+    "val_psnr": ("PSNR, stochastic, validation", "dB, on a part of the validation split; higher is better.", False),
+}
+
+
+def _panel(entries: list[Entry], metric: str, x: str) -> tuple[str, str, Markup] | None:
+    """One metric of all runs against `x`, a key of the rows: (title, explanation, figure); None without values."""
+    title, text, log = PANELS.get(metric, (metric, "", False))
+    lines = []
+    for entry in entries:
+        points = [(row[x], row[metric]) for row in entry.rows if isinstance(row.get(metric), int | float) and x in row]
+        if points:
+            lines.append(plots.Curve(entry.style, *np.array(points, dtype=np.float64).T))
+    if not lines:
+        return None
+    targets = [(e.style, getattr(e.config.method, f"{metric}_target", None)) for e in entries]
+    x_label = {"step": "step", "cpu_seconds": "CPU seconds"}[x]
+    alt = f"{title} against {x_label} of {', '.join(entries[line.style].label for line in lines)}"
+    known = [(style, value) for style, value in targets if value is not None]
+    return title, text, Markup(plots.curves(alt, lines, x_label, log, known))
+
+
+def _panels(entries: list[Entry], metrics: Iterable[str], x: str) -> list[tuple[str, str, Markup]]:
+    return [panel for metric in metrics if (panel := _panel(entries, metric, x))]
+
+
+def _other_metrics(entries: list[Entry]) -> list[str]:
+    """Metrics of the rows that have no panel of their own, in the order met."""
+    names = dict.fromkeys(name for entry in entries for row in entry.rows for name in row)
+    return [name for name in names if name not in PANELS and name not in ("step", "seconds", "cpu_seconds")]
+
+
+def render(entries: list[Entry]) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("daps"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html").render(
+        version=__version__,
+        entries=entries,
+        table=list(_table(entries)),
+        differences=_differences(entries),
+        galleries=_galleries(entries),
+        codebooks=[(entry, panels) for entry in entries if (panels := _codebook(entry))],
+        curves=_panels(entries, PANELS, "step"),
+        cpu_curves=_panels(entries, ("log_p", "val_psnr"), "cpu_seconds"),
+        other_curves=_panels(entries, _other_metrics(entries), "step"),
+        progress=[(entry, pictures) for entry in entries if (pictures := _progress(entry))],
+        settings=[(entry, _settings(entry.config)) for entry in entries],
+        colours=plots.COLOURS,
+    )
