@@ -1,4 +1,4 @@
-"""Pictures of the report as data: URIs, and figures as inline SVG that takes its colours and fonts from the page around it.
+"""Pictures of the report as data: URIs, and figures as inline SVG with the colours and fonts of the page around it.
 
 Lines are drawn in placeholder colours, which become CSS variables (`--ink`, `--run-0`, ...): one figure serves light
 and dark pages. Each figure is one panel of a fixed size, so that a phone shows them one under the other, unshrunk.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -76,7 +77,7 @@ def dashes(style: int) -> str:
 
 def curves(
     alt: str, lines: Sequence[Curve], x_label: str, log: bool = False, targets: Sequence[tuple[int, float]] = ()
-) -> str:
+) -> Markup:
     """Curves of several runs, with horizontal dotted lines at targets (style, value).
 
     The frame of a linear axis follows the values after the first twentieth of x: where a training starts far off,
@@ -90,10 +91,11 @@ def curves(
             y = np.where(np.isfinite(curve.y) & ((curve.y > 0) | (not log)), curve.y, np.nan)
             keep = np.unique(np.linspace(0, len(y) - 1, min(len(y), POINTS)).round().astype(int))
             marker = "o" if len(keep) <= 12 else ""
-            line = axes.plot(curve.x[keep], y[keep], marker=marker, markersize=3.5, **_look(curve.style))
-            line[0].set_zorder(3 - 0.01 * curve.style)
-        for style, value in targets:
-            axes.axhline(value, color=_RUNS[style % COLOURS], linewidth=1.1, linestyle=(0, (1, 2)), zorder=2.5)
+            axes.plot(curve.x[keep], y[keep], marker=marker, markersize=3.5, **_look(curve.style))
+        for value in sorted({value for _, value in targets}):
+            whose = [style for style, target in targets if target == value]
+            colour = _INK if len(whose) == len(targets) else _RUNS[whose[0] % COLOURS]
+            axes.axhline(value, color=colour, linewidth=1.2, linestyle=(0, (1, 2)), zorder=4)
         frame = _frame([c.y for c in lines], [c.x for c in lines], [value for _, value in targets], log)
         if log:
             axes.set_yscale("log")
@@ -108,7 +110,42 @@ def curves(
         return _svg(figure, alt)
 
 
-def frequency_map(alt: str, frequencies: NDArray[np.float64]) -> str:
+@dataclass(frozen=True)
+class Panel:
+    """A figure with its title and a line of explanation."""
+
+    title: str
+    text: str
+    figure: Markup
+
+
+def codebook(
+    name: str, counts: NDArray[np.integer], greedy: Sequence[float], sampled: Sequence[float], style: int
+) -> list[Panel]:
+    """Panels on how a run uses its symbols.
+
+    Args:
+        name: of the run.
+        counts: [T, V], how often each symbol occurs at each position.
+        greedy, sampled: perplexity per position [T] of both ways to encode; no bars if one is empty.
+        style: the run's place on the page.
+    """
+    frequencies = -np.sort(-counts, axis=-1) / np.maximum(counts.sum(-1, keepdims=True), 1)
+    text = "A row per position, its symbols sorted from the most to the least frequent. Blank: never used."
+    alt = f"{name}: frequency of the symbols at each position, sorted"
+    panels = [Panel("Frequency of the symbols, greedy", text, frequency_map(alt, frequencies))]
+    text = "The same as a line per position. The flatter, the more a symbol tells; uniform is the best possible."
+    alt = f"{name}: sorted symbol frequencies, a line per position, and the uniform frequency"
+    panels.append(Panel("Sorted frequencies, greedy", text, sorted_frequencies(alt, frequencies, style)))
+    if len(greedy) and len(sampled):
+        text = "How many equally frequent symbols would tell as much. Bars: greedy codes; dashes: stochastic."
+        alt = f"{name}: perplexity per position, greedy codes between {min(greedy):.1f} and {max(greedy):.1f}"
+        figure = perplexity_bars(alt, greedy, sampled, counts.shape[1], style)
+        panels.append(Panel("Perplexity per position", text, figure))
+    return panels
+
+
+def frequency_map(alt: str, frequencies: NDArray[np.float64]) -> Markup:
     """Frequencies [T, V], each row sorted, as colours on a logarithmic scale; what never occurs stays blank."""
     import matplotlib
     from matplotlib.colors import ListedColormap, LogNorm
@@ -130,21 +167,22 @@ def frequency_map(alt: str, frequencies: NDArray[np.float64]) -> str:
             interpolation="none",
             extent=(0.5, symbols + 0.5, positions + 0.5, 0.5),
         )
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10]))
         axes.set_xlabel("rank of the symbol")
         axes.set_ylabel("position")
         bottom, top = _MARGIN["bottom"] / HEIGHT, 1 - _MARGIN["top"] / HEIGHT
         bar = figure.colorbar(image, cax=figure.add_axes((1 - 44 / WIDTH, bottom, 9 / WIDTH, top - bottom)))
         bar.minorticks_off()
         bar.outline.set_visible(False)
-        bar.solids.set_rasterized(True)
+        if bar.solids is not None:
+            bar.solids.set_rasterized(True)
         bar.ax.grid(False)
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         return _svg(figure, alt)
 
 
-def sorted_frequencies(alt: str, frequencies: NDArray[np.float64], style: int) -> str:
+def sorted_frequencies(alt: str, frequencies: NDArray[np.float64], style: int) -> Markup:
     """One line per position of sorted frequencies [T, V] (log axis), and the uniform frequency 1/V, dashed."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -167,12 +205,14 @@ def sorted_frequencies(alt: str, frequencies: NDArray[np.float64], style: int) -
         axes.yaxis.set_major_locator(LogLocator())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10]))
         axes.set_xlabel("rank of the symbol")
         return _svg(figure, alt)
 
 
-def perplexity_bars(alt: str, greedy: Sequence[float], stochastic: Sequence[float], vocab_size: int, style: int) -> str:
+def perplexity_bars(
+    alt: str, greedy: Sequence[float], stochastic: Sequence[float], vocab_size: int, style: int
+) -> Markup:
     """Perplexity per position: bars for greedy codes, dashes for sampled ones, and the largest possible, V."""
     from matplotlib.ticker import MaxNLocator
 
@@ -194,7 +234,7 @@ def perplexity_bars(alt: str, greedy: Sequence[float], stochastic: Sequence[floa
         return _svg(figure, alt)
 
 
-def overlay(alt: str, original: NDArray[np.float64], others: Sequence[tuple[int, NDArray[np.float64]]]) -> str:
+def overlay(alt: str, original: NDArray[np.float64], others: Sequence[tuple[int, NDArray[np.float64]]]) -> Markup:
     """A vector [D] as a broad grey line, under its reconstructions (style, [D]) as thin coloured ones."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -206,7 +246,7 @@ def overlay(alt: str, original: NDArray[np.float64], others: Sequence[tuple[int,
         for style, values in others:
             axes.plot(index, values, marker=marker, **_look(style))
         axes.margins(x=0.02, y=0.08)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(_short))
         return _svg(figure, alt)
@@ -288,7 +328,7 @@ def _panel(height: int = HEIGHT, **margins: int) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _look(style: int) -> dict[str, object]:
+def _look(style: int) -> dict[str, Any]:
     """Colour, dashes and width of a run's lines; first runs are broader, so that lines that coincide both show."""
     pattern = [float(part) for part in dashes(style).split()]
     return {
@@ -323,7 +363,7 @@ def _short(value: float, _: object = None) -> str:
     return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _svg(figure: "Figure", alt: str) -> str:
+def _svg(figure: "Figure", alt: str) -> Markup:
     """An <svg> element to stand in a page: no metadata, colours by CSS variable, identifiers unique on the page."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
@@ -342,4 +382,4 @@ def _svg(figure: "Figure", alt: str) -> str:
     body = re.sub(r'\bid="', f'id="{mark}-', body)
     body = body.replace("url(#", f"url(#{mark}-").replace('href="#', f'href="#{mark}-')
     label = html.escape(alt, quote=True)
-    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{body}'
+    return Markup(f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{body}')

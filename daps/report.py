@@ -5,6 +5,8 @@ It reads what the run folders hold and needs neither the data nor the weights; w
 
 import math
 import shlex
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from daps import __version__, plots
@@ -25,6 +26,7 @@ from daps.scaling import Affine
 
 STRIP = 8  # pictures side by side
 SHOWN = 16  # data per gallery; 8 where pictures are larger than 64 x 64
+BETA, ETA, TIMES = "\N{GREEK SMALL LETTER BETA}", "\N{GREEK SMALL LETTER ETA}", "\N{MULTIPLICATION SIGN}"
 DASH = "\N{EN DASH}"  # stands for what a run does not have
 
 Array = NDArray[Any]
@@ -59,6 +61,12 @@ class Entry:
     def eval_command(self) -> str:
         """What fills the missing evaluation."""
         return f"daps eval {shlex.quote(str(self.path))}"
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """(what it did, the command line) as recorded."""
+        places = {"Command of the training": self.environment, "Command of the evaluation": self.figure("environment")}
+        return [(title, place["command"]) for title, place in places.items() if place and "command" in place]
 
     def figure(self, *keys: str) -> Any:
         """A figure of the evaluation, or None."""
@@ -128,7 +136,7 @@ def _arrays(path: Path) -> dict[str, Array]:
     try:
         with np.load(path) as file:
             return dict(file)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged ({error}); write it again: daps eval {path.parent}") from error
 
 
@@ -149,7 +157,7 @@ def _seconds(value: float) -> str:
 
 
 def _symbols(entry: Entry) -> str:
-    return f"{entry.config.nets.num_tokens} \N{MULTIPLICATION SIGN} {entry.config.nets.vocab_size}"
+    return f"{entry.config.nets.num_tokens} {TIMES} {entry.config.nets.vocab_size}"
 
 
 def _bits(entry: Entry) -> float:
@@ -158,11 +166,6 @@ def _bits(entry: Entry) -> float:
 
 def _steps(entry: Entry) -> str:
     return f"{entry.last('step') or 0:,} of {entry.config.train.steps:,}"
-
-
-def _ssim_window(entry: Entry) -> str | None:
-    window = entry.figure("ssim_window")
-    return window and f"{window} \N{MULTIPLICATION SIGN} {window}"
 
 
 Row = tuple[str, str, Callable[[Entry], Any], Callable[[Any], str] | str]
@@ -190,8 +193,8 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("log p(x|z)", "nats", lambda e: e.figure("log_p"), ",.2f"),
         ("KL(q || uniform)", "nats", lambda e: e.figure("kl"), ",.2f"),
         ("ELBO", "nats", lambda e: e.figure("elbo"), ",.2f"),
-        ("\N{GREEK SMALL LETTER BETA}-ELBO", "nats", lambda e: e.figure("beta_elbo"), ",.2f"),
-        ("\N{GREEK SMALL LETTER BETA} of it", "", lambda e: e.figure("beta"), "g"),
+        (f"{BETA}-ELBO", "nats", lambda e: e.figure("beta_elbo"), ",.2f"),
+        (f"{BETA} of it", "", lambda e: e.figure("beta"), "g"),
         ("IW bound on log p(x)", "nats", lambda e: e.figure("iw_log_likelihood"), ",.2f"),
     ),
     "Reconstruction": (
@@ -199,10 +202,10 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("PSNR, greedy", "dB", lambda e: e.figure("greedy", "psnr"), ".2f"),
         ("SSIM, stochastic", "", lambda e: e.figure("stochastic", "ssim"), ".4f"),
         ("SSIM, greedy", "", lambda e: e.figure("greedy", "ssim"), ".4f"),
-        ("window of SSIM", "pixels", _ssim_window, ""),
+        ("SSIM window", "pixels square", lambda e: e.figure("ssim_window"), ""),
     ),
     "Codes": (
-        ("tokens \N{MULTIPLICATION SIGN} symbols", "", _symbols, ""),
+        (f"tokens {TIMES} symbols", "", _symbols, ""),
         ("nominal size", "bits", _bits, ",.4g"),
         ("entropy of q(z|x)", "bits", lambda e: e.figure("entropy_bits"), ",.2f"),
         (
@@ -232,7 +235,10 @@ def _printed(value: Any, form: Callable[[Any], str] | str) -> str:
     if value is None:
         return DASH
     text = form(value) if callable(form) else f"{value:{form}}"
-    return text.replace("-", "\N{MINUS SIGN}") if isinstance(value, float) else text
+    if isinstance(value, float):
+        text = text.removeprefix("-") if not text.strip("-0.") else text  # no minus before a zero
+        text = text.replace("-", "\N{MINUS SIGN}")
+    return text
 
 
 def _settings(config: Config) -> dict[str, str]:
@@ -252,11 +258,11 @@ def _listed(value: Any) -> str:
 
 
 def _differences(entries: list[Entry]) -> list[tuple[str, list[str]]]:
-    """Settings in which the runs differ: (name, value per run)."""
+    """Settings in which the runs differ: (name, value per run); the table of runs has preset and method."""
     all_settings = [_settings(entry.config) for entry in entries]
     names = dict.fromkeys(name for settings in all_settings for name in settings)
     rows = [(name, [settings.get(name, DASH) for settings in all_settings]) for name in names]
-    return [(name, values) for name, values in rows if len(set(values)) > 1]
+    return [(name, values) for name, values in rows if len(set(values)) > 1 and "." in name]
 
 
 # -- pictures --------------------------------------------------------------------------------------
@@ -264,21 +270,12 @@ def _differences(entries: list[Entry]) -> list[tuple[str, list[str]]]:
 
 def _galleries(entries: list[Entry]) -> list[dict[str, Any]]:
     """One gallery per set of originals: its data, its runs and its blocks of pictures or figures."""
-    groups: list[list[Entry]] = []
+    groups: dict[tuple[Any, ...], list[Entry]] = {}
     for entry in entries:
-        if not {"originals", "reconstructions"} <= entry.arrays.keys():
-            continue
-        home = next((group for group in groups if _same_data(group[0], entry)), None)
-        if home is None:
-            groups.append([entry])
-        else:
-            home.append(entry)
-    return [_gallery(group) for group in groups]
-
-
-def _same_data(one: Entry, other: Entry) -> bool:
-    a, b = one.arrays["originals"][:SHOWN], other.arrays["originals"][:SHOWN]
-    return a.shape == b.shape and np.array_equal(a, b) and one.config.data.scaling == other.config.data.scaling
+        if {"originals", "reconstructions"} <= entry.arrays.keys():
+            first = entry.arrays["originals"][:SHOWN]
+            groups.setdefault((first.shape, first.tobytes(), entry.config.data.scaling), []).append(entry)
+    return [_gallery(group) for group in groups.values()]
 
 
 def _gallery(group: list[Entry]) -> dict[str, Any]:
@@ -327,7 +324,7 @@ def _vector_blocks(group: list[Entry], originals: Array) -> list[dict[str, Any]]
     for i in range(min(STRIP, len(originals))):
         others = [(entry.style, entry.arrays["reconstructions"][i]) for entry in group]
         alt = f"Datum {i + 1}: the original vector and its reconstructions"
-        blocks.append({"first": i + 1, "figure": Markup(plots.overlay(alt, originals[i], others))})
+        blocks.append({"first": i + 1, "figure": plots.overlay(alt, originals[i], others)})
     return blocks
 
 
@@ -341,66 +338,28 @@ def _progress(entry: Entry) -> list[tuple[str, plots.Picture]]:
 # -- figures ---------------------------------------------------------------------------------------
 
 
-def _codebook(entry: Entry) -> list[tuple[str, str, Markup]]:
-    """Panels (title, explanation, figure) on the use of the symbols in greedy codes."""
+def _codebook(entry: Entry) -> list[plots.Panel]:
+    """Panels on the use of the symbols in greedy codes."""
     counts = entry.arrays.get("counts")
-    if counts is None:
-        return []
-    total = np.maximum(counts.sum(-1, keepdims=True), 1)
-    frequencies = -np.sort(-counts, axis=-1) / total
-    greedy, sampled = (
-        entry.figure("greedy", "perplexity_per_position"),
-        entry.figure("stochastic", "perplexity_per_position"),
-    )
-    name, (_, symbols) = entry.label, counts.shape
-    panels = [
-        (
-            "Frequency of each symbol",
-            "A row per position, its symbols from the most to the least frequent; blank: never used.",
-            plots.frequency_map(f"{name}: frequency of the symbols at each position, sorted", frequencies),
-        ),
-        (
-            "Sorted frequencies",
-            "A line per position; the flatter and the closer to uniform, the more a symbol tells.",
-            plots.sorted_frequencies(
-                f"{name}: sorted symbol frequencies, a line per position", frequencies, entry.style
-            ),
-        ),
-    ]
-    if greedy and sampled:
-        alt = f"{name}: perplexity per position, greedy {min(greedy):.1f} to {max(greedy):.1f} of {symbols}"
-        figure = plots.perplexity_bars(alt, greedy, sampled, symbols, entry.style)
-        panels.append(("Perplexity per position", "Bars: greedy codes; dashes: sampled codes.", figure))
-    return [(title, text, Markup(figure)) for title, text, figure in panels]
+    modes = [entry.figure(mode, "perplexity_per_position") or [] for mode in ("greedy", "stochastic")]
+    return [] if counts is None else plots.codebook(entry.label, counts, modes[0], modes[1], entry.style)
 
 
 # Metric -> title, explanation, logarithmic axis. Other metrics follow, folded away.
 PANELS: dict[str, tuple[str, str, bool]] = {
     "log_p": ("log p(x|z)", "Nats per datum, training batches; higher is better.", False),
     "elbo": ("ELBO", "log p minus KL, nats; a lower bound on log p(x).", False),
-    "kl": (
-        "KL(q || uniform)",
-        "Nats; what the encoder's choices cost, at most tokens \N{MULTIPLICATION SIGN} log symbols.",
-        False,
-    ),
+    "kl": ("KL(q || uniform)", "Nats; what the code tells. At most the nominal size, in nats.", False),
     "ess": ("Effective sample size", "How many of the K samples count in an update; dotted: the target.", False),
-    "eta": (
-        "\N{GREEK SMALL LETTER ETA}",
-        "Multiplier of the trust region: the larger, the smaller the step of the encoder.",
-        True,
-    ),
-    "beta": (
-        "\N{GREEK SMALL LETTER BETA}",
-        "Price of entropy; falls on a schedule, so that codes become certain.",
-        True,
-    ),
+    "eta": (ETA, "Multiplier of the trust region: the larger, the smaller the encoder's step.", True),
+    "beta": (BETA, "Price of entropy; falls on a schedule, so that codes become certain.", True),
     "bits": ("Bits used", "Marginal entropy of the sampled codes; the nominal size is the most there can be.", False),
     "val_psnr": ("PSNR, stochastic, validation", "dB, on a part of the validation split; higher is better.", False),
 }
 
 
-def _panel(entries: list[Entry], metric: str, x: str) -> tuple[str, str, Markup] | None:
-    """One metric of all runs against `x`, a key of the rows: (title, explanation, figure); None without values."""
+def _panel(entries: list[Entry], metric: str, x: str) -> plots.Panel | None:
+    """One metric of all runs against `x`, a key of the rows; None without values."""
     title, text, log = PANELS.get(metric, (metric, "", False))
     lines = []
     for entry in entries:
@@ -413,10 +372,10 @@ def _panel(entries: list[Entry], metric: str, x: str) -> tuple[str, str, Markup]
     x_label = {"step": "step", "cpu_seconds": "CPU seconds"}[x]
     alt = f"{title} against {x_label} of {', '.join(entries[line.style].label for line in lines)}"
     known = [(style, value) for style, value in targets if value is not None]
-    return title, text, Markup(plots.curves(alt, lines, x_label, log, known))
+    return plots.Panel(title, text, plots.curves(alt, lines, x_label, log, known))
 
 
-def _panels(entries: list[Entry], metrics: Iterable[str], x: str) -> list[tuple[str, str, Markup]]:
+def _panels(entries: list[Entry], metrics: Iterable[str], x: str) -> list[plots.Panel]:
     return [panel for metric in metrics if (panel := _panel(entries, metric, x))]
 
 
@@ -443,5 +402,4 @@ def render(entries: list[Entry]) -> str:
         other_curves=_panels(entries, _other_metrics(entries), "step"),
         progress=[(entry, pictures) for entry in entries if (pictures := _progress(entry))],
         settings=[(entry, _settings(entry.config)) for entry in entries],
-        colours=plots.COLOURS,
     )

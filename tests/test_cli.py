@@ -109,9 +109,7 @@ def test_stochastic_codes_follow_the_seed(run: Path, tmp_path: Path) -> None:
     codes = []
     for i, seed in enumerate("001"):
         target = tmp_path / f"{i}.npz"
-        main(
-            ["encode", str(run), str(tmp_path / "x.npy"), "-o", str(target), "--temperature", "1", "--seed", seed]
-        )
+        main(["encode", str(run), str(tmp_path / "x.npy"), "-o", str(target), "--temperature", "1", "--seed", seed])
         codes.append(np.load(target)["codes"])
     assert np.array_equal(codes[0], codes[1]) and not np.array_equal(codes[0], codes[2])
 

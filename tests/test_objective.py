@@ -60,9 +60,7 @@ def closed_form(log_p: Tensor, log_q: Tensor, eta: float, beta: float) -> Number
 
 
 @pytest.mark.parametrize(("eta", "beta"), MULTIPLIERS)
-def test_weights_at_all_codes_are_q_star_over_q(
-    code_space: tuple[Tensor, Tensor], eta: float, beta: float
-) -> None:
+def test_weights_at_all_codes_are_q_star_over_q(code_space: tuple[Tensor, Tensor], eta: float, beta: float) -> None:
     log_p, log_q = code_space
     ratio = closed_form(log_p, log_q, eta, beta) / log_q.exp().numpy()
     weights = log_weights(log_p, log_q, eta, beta).exp().numpy()
