@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from daps.train import Interrupted
 
-    warnings.showwarning = _warn
+    warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         command = COMMANDS.get(arguments[0])
         if command is None:

@@ -1,0 +1,93 @@
+"""What the documents say runs: code blocks, commands, make targets, links; and the examples keep their promises."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daps.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> str:
+    """All fenced blocks of a language, joined as one program."""
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the reader has it after `make demo`: a small run in runs/demo, and pictures of their own."""
+    folder = tmp_path_factory.mktemp("reader")
+    tiny = [
+        "--train.steps",
+        "2",
+        "--train.batch-size",
+        "4",
+        "--nets.width",
+        "8",
+        "--nets.heads",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    main(["train", "digits", "--run", str(folder / "runs" / "demo"), *tiny])
+    (folder / "pictures").mkdir()
+    for i in range(3):
+        Image.new("RGB", (20, 20), (80 * i, 10, 10)).save(folder / "pictures" / f"{i}.png")
+    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(20, 9)).astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    exec(compile(blocks(page, "python"), str(page), "exec"), {"__name__": "__docs__"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make` targets exist; `daps train` resolves (--dry-run); every other `daps` command runs on the demo's run."""
+    monkeypatch.chdir(workplace)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    for line in blocks(page, "sh").splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["make"]:
+            assert words[1] in targets, line
+        elif words[:2] == ["daps", "train"]:
+            main([*words[1:], "--dry-run"])
+        elif words[:1] == ["daps"]:
+            assert words[1] in COMMANDS, line
+            main(words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_own_networks_fit_in_forty_lines_and_learn() -> None:
+    source = ROOT / "examples" / "own_networks.py"
+    assert len(source.read_text().splitlines()) < 40
+    shown = subprocess.run([sys.executable, str(source)], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"12 bits, mean squared error ([\d.]+)", shown)
+    assert found and float(found[1]) < 0.1, shown  # predicting the mean gives 1
+
+
+def test_trust_region_draws_its_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "deep" / "toy.png"
+    subprocess.run([sys.executable, str(ROOT / "examples" / "trust_region.py"), str(picture)], check=True)
+    with Image.open(picture) as drawn:
+        assert drawn.width > 500
+
+
+def test_the_readme_shows_every_file_of_the_package() -> None:
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = [path.name for path in (ROOT / "daps").iterdir() if path.suffix == ".py" and not path.name.startswith("_")]
+    assert [name for name in files if name not in shown] == []
