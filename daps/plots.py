@@ -351,7 +351,7 @@ def _frame(
     low, high = float(values.min()), float(values.max())
     if log:
         return low / 1.5, high * 1.5
-    room = max(0.07 * (high - low), 0.01 * max(abs(low), abs(high)), 1e-6)
+    room = max(0.07 * (high - low), 0.01 * max(abs(low), abs(high))) or 1.0  # a flat line has some, too
     return low - room, high + room
 
 

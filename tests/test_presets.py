@@ -1,0 +1,113 @@
+"""Settings: JSON and back, the paper's table, and what contradicts itself."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from daps.config import Config
+from daps.methods import METHODS
+from daps.presets import PRESETS, preset
+from daps.scaling import Affine, Threshold
+
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "images": (3, 64, 64), "array": (11,)}
+PAIRS = [(name, method) for name, row in PRESETS.items() for method in row.methods]
+
+
+def with_shape(config: Config, shape: tuple[int, ...]) -> Config:
+    return dataclasses.replace(config, nets=dataclasses.replace(config.nets, data_shape=shape))
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_config_survives_json(name: str, method: str) -> None:
+    config = with_shape(preset(name, method), SHAPES[name])
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.method_name == method
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_every_preset_takes_a_step_and_encodes(name: str, method: str) -> None:
+    shape = SHAPES[name]
+    config = with_shape(preset(name, method), shape)
+    model = config.build(config.scaling((torch.zeros(()), torch.ones(())), 1.0))
+    x = torch.rand(2, *shape)
+    loss, metrics = model(x, 0)
+    loss.backward()
+    assert torch.isfinite(loss) and all(math.isfinite(float(value)) for value in metrics.values())
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert silent == []
+    model.eval()
+    codes = model.encode(x)
+    assert codes.shape == (2, model.num_tokens) and int(codes.max()) < model.vocab_size
+    assert model.decode(codes).mean.shape == (2, *shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "vocab", "first", "last", "ess", "batch", "steps"),
+    [("mnist", 8, 256, 0.5, 0.01, 0.33, 256, 250_000), ("cifar10", 64, 512, 6.0, 0.01, 0.33, 256, 250_000)],
+)
+def test_presets_carry_the_papers_values(
+    name: str, tokens: int, vocab: int, first: float, last: float, ess: float, batch: int, steps: int
+) -> None:
+    config = preset(name)
+    settings = dataclasses.asdict(config.method)
+    assert (config.nets.num_tokens, config.nets.vocab_size) == (tokens, vocab)
+    assert (settings["beta_first"], settings["beta_last"], settings["ess_fraction"]) == (first, last, ess)
+    assert (config.train.batch_size, config.train.steps, config.train.learning_rate) == (batch, steps, 3e-4)
+    assert settings["samples"] == 8 and config.train.weight_decay == 1e-4 and config.train.clip == 1.0
+
+
+@pytest.mark.parametrize(("name", "encoder", "decoder"), [("mnist", 156_480, 267_344), ("cifar10", 1_060_992, 257_958)])
+def test_parameters_are_as_many_as_the_papers(name: str, encoder: int, decoder: int) -> None:
+    """The decoder's exactly; the encoder's within one per cent (the start symbol has a row of its own here)."""
+    nets = with_shape(preset(name), SHAPES[name]).nets
+    assert sum(p.numel() for p in nets.decoder().parameters()) == decoder
+    assert sum(p.numel() for p in nets.encoder().parameters()) == pytest.approx(encoder, rel=0.01)
+
+
+def test_scaling_follows_the_data_settings() -> None:
+    assert isinstance(preset("mnist").scaling((0.0, 1.0), 255.0), Threshold)
+    affine = preset("cifar10").scaling((torch.tensor(3.0), torch.tensor(2.0)), 255.0)
+    assert isinstance(affine, Affine) and float(affine.peak) == 255.0
+
+
+def broken(change: dict[str, object]) -> dict[str, object]:
+    settings = preset("digits").to_dict()
+    for key, value in change.items():
+        group, _, name = key.partition(".")
+        if name:
+            settings[group] = {**settings[group], name: value}
+        else:
+            settings[group] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "reads run format 1, the folder has 99"),
+        ({"format": None}, "the folder has None"),
+        ({"method_name": "magic"}, f"must be one of {', '.join(METHODS)}, got 'magic'"),
+        ({"nets.depth": 3}, "unknown or missing setting.*depth"),
+        ({"nets.width": 0}, "nets.width: must be >= 1, got 0"),
+        ({"method.samples": 0}, "method.samples: K must be at least 2, got 0"),
+        ({"train.steps": -1}, "train.steps: must be > 0, got -1"),
+    ],
+)
+def test_broken_settings_are_told(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config.from_dict(broken(change))
+
+
+def test_missing_group_is_told() -> None:
+    settings = preset("digits").to_dict()
+    del settings["nets"]
+    with pytest.raises(ValueError, match="unknown or missing setting"):
+        Config.from_dict(settings)
+
+
+def test_a_model_needs_the_shape_of_its_data() -> None:
+    with pytest.raises(ValueError, match="nets.data_shape: unknown"):
+        preset("digits").build(Affine())
