@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/short_runs.py FOLDER_OF_MNIST_PARQUET [FOLDER_FOR_RUNS]
 
-Trains what is not trained yet (a stopped run continues), evaluates on all 10,000 test images, and writes
-docs/results/mnist_2000.json and docs/pictures/mnist_2000.png (originals over DAPS over FSQ). About 15 minutes a DAPS run.
+Trains what is not trained yet (a stopped run continues), evaluates on all 10,000 test images, writes
+docs/results/mnist_2000.json and docs/pictures/mnist_2000.png (originals over DAPS over FSQ).
+15 minutes a DAPS run.
 """
 
 import json

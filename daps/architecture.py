@@ -65,6 +65,13 @@ class Architecture:
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"nets.{name}: must be >= 1, got {size}; take a whole number above 0")
+        for name, layers, least in (
+            ("trunk", self.trunk_layers, 0),
+            ("token", self.token_layers, 1),
+            ("decoder", self.decoder_layers, 0),
+        ):
+            if layers < least:
+                raise ValueError(f"nets.{name}_layers: must be >= {least}, got {layers}")
         if self.vocab_size < 2:
             raise ValueError(f"nets.vocab_size: must be >= 2 to carry any bit, got {self.vocab_size}")
         if self.width % self.heads:
@@ -72,7 +79,7 @@ class Architecture:
 
     def trunk(self) -> Trunk:
         """The stem and blocks over x."""
-        shape, steps = self.data_shape, math.prod(self.patches)
+        shape, steps = self._shape(), math.prod(self.patches)
         if (len(shape) == 3) != (len(self.patches) == 2):
             raise ValueError(
                 f"nets.patches: images want (rows, columns), vectors and sequences one number; got {self.patches} "
@@ -114,7 +121,14 @@ class Architecture:
         """p(x|z), on a free table of symbol vectors or on the embedding given."""
         embedding = TableEmbedding(self.vocab_size, self.width) if embedding is None else embedding
         likelihood = self._likelihood()
-        return Decoder(embedding, self._head(likelihood.channels), likelihood, self.data_shape)
+        return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape())
+
+    def _shape(self) -> tuple[int, ...]:
+        if not 1 <= len(self.data_shape) <= 3:
+            raise ValueError(
+                f"nets.data_shape: must be [N], [F, C] or [C, H, W], got {list(self.data_shape)}, which the data give"
+            )
+        return self.data_shape
 
     def _likelihood(self) -> Likelihood:
         if self.likelihood_kind == "bernoulli":

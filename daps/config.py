@@ -35,7 +35,9 @@ class TrainConfig:
     batch_size: int = 256
     """Data per update, drawn with replacement."""
     learning_rate: float = 3e-4
-    """Of AdamW, constant."""
+    """Of AdamW, at the first step."""
+    learning_rate_decay: float = 1.0
+    """Learning rate at the last step as a fraction of that at the first, along half a cosine; 1 keeps it constant."""
     weight_decay: float = 1e-4
     """Of AdamW, on all parameters of the networks."""
     clip: float = 1.0
@@ -47,6 +49,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "learning_rate", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"train.{name}: must be > 0, got {getattr(self, name)}")
+        if not 0 < self.learning_rate_decay <= 1:
+            raise ValueError(f"train.learning_rate_decay: must lie in (0, 1], got {self.learning_rate_decay:g}")
         if self.weight_decay < 0 or self.seed < 0:
             raise ValueError(f"train: weight_decay and seed must be >= 0, got {self.weight_decay:g} and {self.seed}")
 
@@ -96,8 +100,6 @@ class Config:
 
     def build(self, scaling: Scaling) -> Autoencoder:
         """The untrained model; nets.data_shape must be known."""
-        if not self.nets.data_shape:
-            raise ValueError("nets.data_shape: unknown before the data are read; set it to the shape of one datum")
         return self.method.build(self.nets, scaling, self.train.steps)
 
     def to_dict(self) -> dict[str, Any]:

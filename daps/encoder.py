@@ -41,6 +41,9 @@ class Encoder(nn.Module, ABC):
 
         Returns:
             codes, and their log q per token in nats: that of q itself, whatever the temperature.
+
+        Raises:
+            ValueError: k below 1, or a negative temperature.
         """
 
     @abstractmethod
@@ -51,7 +54,7 @@ class Encoder(nn.Module, ABC):
 
     def log_prob(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
         """log q(z_t | x, z_<t) of given codes, nats, by teacher forcing, with gradient."""
-        logits = self.logits(x, codes)
+        logits, codes = self.logits(x, codes), codes.long()
         if len(logits) < len(codes):  # shared by the samples: normalise once, then look up
             log_q = logits.log_softmax(-1).expand(*codes.shape, -1)
             return log_q.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
@@ -106,10 +109,15 @@ class AutoregressiveEncoder(Encoder):
     def logits(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T V"]:
         """Row t depends on x and on the codes before t alone."""
         k, batch, tokens = codes.shape
+        memories = self._memories(x)
+        if len(memories[0].keys) != batch:
+            raise ValueError(
+                f"codes: must have shape [K, B = {len(memories[0].keys)}, T] for this x, got {[*codes.shape]}"
+            )
         start = codes.new_full((batch, k, 1), self.vocab_size)
         inputs = torch.cat([start, codes.transpose(0, 1)[..., :-1]], dim=-1)
-        h = self.embedding(inputs.flatten(0, 1)) + self.positions
-        for block, memory in zip(self.blocks, self._memories(x), strict=True):
+        h = self.embedding(inputs.flatten(0, 1)) + self.positions[:tokens]
+        for block, memory in zip(self.blocks, memories, strict=True):
             h = block(h, causal=True, memory=memory)
         return self.head(self.norm(h)).unflatten(0, (batch, k)).transpose(0, 1)
 
@@ -130,12 +138,12 @@ class AutoregressiveEncoder(Encoder):
         codes, log_q = [], []
         for t in range(self.num_tokens):
             logits, cache = self._next(token, memories, cache)
-            drawn, log_prob = draw(logits, uniforms[t].view(len(logits), -1), temperature)
+            drawn, log_prob = draw(logits, uniforms[t] if t == 0 else uniforms[t].reshape(-1, 1), temperature)
             if t == 0:
                 cache = cache.expanded(k)
-            token = drawn.view(batch * k, 1)
-            codes.append(drawn.view(batch, k))
-            log_q.append(log_prob.view(batch, k))
+            token = drawn.reshape(batch * k, 1)
+            codes.append(drawn.reshape(batch, k))
+            log_q.append(log_prob.reshape(batch, k))
         return torch.stack(codes, -1).transpose(0, 1), torch.stack(log_q, -1).transpose(0, 1)
 
     def _memories(self, x: Tensor) -> list[KeyValue]:
@@ -192,8 +200,10 @@ def draw(
     Raises:
         ValueError: a negative temperature.
     """
-    if temperature < 0:
+    if not temperature >= 0:
         raise ValueError(f"temperature: must be >= 0 (0 is greedy), got {temperature:g}; try 1")
+    if logits.dtype != torch.float64:
+        logits = logits.float()  # half precision would make rare symbols impossible
     shifted = logits - logits.amax(-1, keepdim=True)
     mass = shifted.exp()
     if temperature == 0:
@@ -207,5 +217,8 @@ def draw(
 
 def _uniforms(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniforms in [0, 1) on like's device, drawn where the generator lives."""
+    if shape[-1] < 1:
+        raise ValueError(f"k: must be >= 1 sample per datum, got {shape[-1]}")
     device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return torch.rand(shape, generator=generator, device=device, dtype=dtype).to(like.device)

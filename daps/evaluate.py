@@ -32,7 +32,7 @@ class Protocol:
     limit: int | None = None
     """Only the first so many data; all if None."""
     seed: int = 0
-    """Of the samples."""
+    """Of the samples; with another batch size it gives other ones."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size", "limit"):
@@ -48,11 +48,11 @@ def likelihoods(
     """log p, exact KL along sampled prefixes and the importance-weighted bound of each datum, nats."""
     y = model.scaling(x)
     codes, log_q = model.encoder.sample(y, samples, generator=generator)
-    log_p = model.decoder(codes).log_prob(y).double()
+    log_p = _exact(model.decoder(codes).log_prob(y))
     return {
         "log_p": log_p.mean(0),
-        "kl": model.encoder.kl(y, codes).double().sum(-1).mean(0),
-        "iw_log_likelihood": importance_weighted(log_p, log_q.double().sum(-1), model.bits),
+        "kl": _exact(model.encoder.kl(y, codes)).sum(-1).mean(0),
+        "iw_log_likelihood": importance_weighted(log_p, _exact(log_q).sum(-1), model.bits),
     }
 
 
@@ -69,13 +69,18 @@ def reconstruction(
     distribution = model.decode(codes)
     original, mean = model.scaling.inverse(model.scaling(x)), distribution.mean
     figures = {
-        "log_p": distribution.log_prob(x).double(),
-        "squared_error": ((original - mean).double() ** 2).flatten(1).mean(1),
-        "psnr": psnr(original, mean, peak).double(),
+        "log_p": _exact(distribution.log_prob(x)),
+        "squared_error": (_exact(original - mean) ** 2).flatten(1).mean(1),
+        "psnr": _exact(psnr(original, mean, peak)),
     }
-    if original.ndim == 4:
-        figures["ssim"] = _ssim(original, mean, peak).double()
+    if ssim_window(model.data_shape):
+        figures["ssim"] = _exact(_ssim(original, mean, peak))
     return figures, codes, mean
+
+
+def _exact(x: Tensor) -> Tensor:
+    """As float64 on the CPU, where every device's figures can be added up without loss."""
+    return x.cpu().double()
 
 
 def ssim_window(shape: tuple[int, ...]) -> int | None:
@@ -86,15 +91,21 @@ def ssim_window(shape: tuple[int, ...]) -> int | None:
 
 
 def _ssim(x: Tensor, x_hat: Tensor, peak: float) -> Tensor:
+    """SSIM over the windows that lie wholly inside the image, as its authors and scikit-image define it."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    window = ssim_window(tuple(x.shape[1:]))
-    if window is None:
-        return torch.full((len(x),), torch.nan)
-    values = structural_similarity_index_measure(
-        x_hat, x, gaussian_kernel=window == 11, kernel_size=window, reduction="none", data_range=float(peak)
+    window = ssim_window(tuple(x.shape[1:])) or 0
+    _, everywhere = structural_similarity_index_measure(
+        x_hat,
+        x,
+        gaussian_kernel=window == 11,
+        kernel_size=window,
+        reduction="none",
+        data_range=peak,
+        return_full_image=True,
     )
-    return values if isinstance(values, Tensor) else values[0]
+    edge = window // 2
+    return everywhere[..., edge:-edge, edge:-edge].flatten(1).mean(1)
 
 
 def evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,8 +195,8 @@ def code_usage(codes: Tensor, vocab_size: int) -> dict[str, Any]:
     counts = symbol_counts(codes, vocab_size)
     perplexity = count_entropy(counts).exp()
     return {
-        "usage_per_position": (counts > 0).double().mean(-1).tolist(),
-        "usage_pooled": float((counts.sum(0) > 0).double().mean()),
+        "usage_per_position": _exact(counts > 0).mean(-1).tolist(),
+        "usage_pooled": float(_exact(counts.sum(0) > 0).mean()),
         "perplexity_per_position": perplexity.tolist(),
         "perplexity_pooled": float(count_entropy(counts.sum(0)).exp()),
         "code_bits": float(perplexity.log2().sum()),

@@ -16,7 +16,8 @@ def symbol_counts(codes: Int[Tensor, "*N T"], vocab_size: int) -> Int[Tensor, "T
 
 def count_entropy(counts: Int[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
     """Entropy of the distribution proportional to counts, nats; 0 where there are none."""
-    share = counts.double() / counts.sum(-1, keepdim=True).clamp(min=1)
+    wide = torch.float32 if counts.device.type == "mps" else torch.float64  # MPS has no float64
+    share = counts.to(wide) / counts.sum(-1, keepdim=True).clamp(min=1)
     return -torch.xlogy(share, share).sum(-1)
 
 

@@ -34,7 +34,12 @@ def log_weights(
     Returns:
         log w [K, B] with sum_k exp(log w) = 1 and no gradient. A sample with log_p or log_q of -inf weighs
         nothing (-inf); a datum none of whose samples has a finite score gets uniform weights; NaN stays NaN.
+
+    Raises:
+        ValueError: a negative eta or beta.
     """
+    if beta < 0 or (isinstance(eta, float | int) and eta < 0):
+        raise ValueError(f"eta, beta: must be >= 0, got {eta} and {beta}")
     with torch.no_grad():
         scores = _scores(log_p, log_q, beta)
         return torch.log_softmax(_tempered(scores, eta + beta), dim=0)
@@ -57,7 +62,7 @@ def policy_loss(log_w: Float[Tensor, "K B"], log_q: Float[Tensor, "K B"] | Float
         log_q = log_q.sum(-1)
     weights = log_w.detach().exp()
     # A sample of weight zero may have log q = -inf, and 0 * -inf is not 0.
-    return -(weights * log_q.where(weights > 0, 0.0)).sum(0).mean()
+    return -(weights * log_q.where(weights != 0, 0.0)).sum(0).mean()
 
 
 def eta_loss(

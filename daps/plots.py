@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLOURS = 6  # that the page defines for runs: --run-0 ... --run-5
 DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")  # for further runs, as SVG writes them
-POINTS = 400  # drawn per curve at most
+POINTS = 240  # drawn per curve at most
 EMBEDDED = 80_000  # bytes: larger picture files are reduced
 
 WIDTH, HEIGHT = 340, 200  # of a panel, CSS pixels
@@ -87,11 +87,10 @@ def curves(
 
     with _style():
         figure, axes = _panel()
+        lines = [_averaged(curve, log) for curve in lines]
         for curve in lines:
-            y = np.where(np.isfinite(curve.y) & ((curve.y > 0) | (not log)), curve.y, np.nan)
-            keep = np.unique(np.linspace(0, len(y) - 1, min(len(y), POINTS)).round().astype(int))
-            marker = "o" if len(keep) <= 12 else ""
-            axes.plot(curve.x[keep], y[keep], marker=marker, markersize=3.5, **_look(curve.style))
+            marker = "o" if len(curve.x) <= 12 else ""
+            axes.plot(curve.x, curve.y, marker=marker, markersize=3.5, **_look(curve.style))
         for value in sorted({value for _, value in targets}):
             whose = [style for style, target in targets if target == value]
             colour = _INK if len(whose) == len(targets) else _RUNS[whose[0] % COLOURS]
@@ -187,12 +186,12 @@ def sorted_frequencies(alt: str, frequencies: NDArray[np.float64], style: int) -
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     positions, symbols = frequencies.shape
-    ranks = np.arange(1, symbols + 1)
+    ranks = np.unique(np.linspace(1, symbols, min(symbols, 128)).round().astype(int))
     with _style():
         figure, axes = _panel()
         for row in np.where(frequencies > 0, frequencies, np.nan):
             width, alpha = (1.3, 0.7) if positions <= 16 else (0.9, 0.35)
-            axes.plot(ranks, row, color=_RUNS[style % COLOURS], linewidth=width, alpha=alpha)
+            axes.plot(ranks, row[ranks - 1], color=_RUNS[style % COLOURS], linewidth=width, alpha=alpha)
         axes.axhline(1 / symbols, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.annotate(
             f"uniform, 1/{symbols}", (1, 1 / symbols), (-2, 4), xycoords=("axes fraction", "data"),
@@ -234,7 +233,7 @@ def perplexity_bars(
         return _svg(figure, alt)
 
 
-def overlay(alt: str, original: NDArray[np.float64], others: Sequence[tuple[int, NDArray[np.float64]]]) -> Markup:
+def overlay(alt: str, original: NDArray[Any], others: Sequence[tuple[int, NDArray[Any]]]) -> Markup:
     """A vector [D] as a broad grey line, under its reconstructions (style, [D]) as thin coloured ones."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -262,8 +261,8 @@ class Picture:
 
 
 def picture_strip(pixels: NDArray[np.uint8], places: int) -> Picture:
-    """Pictures [N, H, W, 3] side by side in a strip with room for `places`, enlarged to about 96 sharp pixels each."""
-    zoom = max(1, -(-96 // max(pixels.shape[1:3])))
+    """Pictures [N, H, W, 3] side by side in a strip with room for `places`, each enlarged to 64 sharp pixels."""
+    zoom = max(1, -(-64 // max(pixels.shape[1:3])))
     height, width = pixels.shape[1] * zoom, pixels.shape[2] * zoom
     gap = max(2, width // 24)
     strip = Image.new("RGBA", (places * (width + gap) - gap, height))
@@ -338,6 +337,16 @@ def _look(style: int) -> dict[str, Any]:
     }
 
 
+def _averaged(curve: Curve, log: bool) -> Curve:
+    """At most POINTS points, each the mean of neighbours; NaN where none of them can be drawn."""
+    first = np.unique(np.linspace(0, len(curve.x), POINTS, endpoint=False).astype(int))[: len(curve.x)]
+    good = np.isfinite(curve.y) & ((curve.y > 0) | (not log))
+    count = np.add.reduceat(good.astype(float), first)
+    total = np.add.reduceat(np.where(good, curve.y, 0.0), first)
+    x = np.add.reduceat(curve.x, first) / np.add.reduceat(np.ones_like(curve.x), first)
+    return Curve(curve.style, x, np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
 def _frame(
     ys: Sequence[NDArray[np.float64]], xs: Sequence[NDArray[np.float64]], targets: Sequence[float], log: bool
 ) -> tuple[float, float]:
@@ -345,7 +354,7 @@ def _frame(
     last = max((float(x.max()) for x in xs if len(x)), default=0.0)
     kept = [y if log else y[x >= min(0.05 * last, x[len(x) // 2])] for x, y in zip(xs, ys, strict=True) if len(x)]
     values = np.concatenate([*kept, np.asarray(targets, dtype=np.float64)]).astype(np.float64)
-    values = values[np.isfinite(values) & ((values > 0) | (not log))]
+    values = values[np.isfinite(values)]
     if not len(values):
         return (0.1, 1.0) if log else (0.0, 1.0)
     low, high = float(values.min()), float(values.max())
@@ -375,7 +384,8 @@ def _svg(figure: "Figure", alt: str) -> Markup:
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would apply to the whole page
     body = re.sub(r"font-family: [^;]+; ", "", body).replace("xlink:href", "href")
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("base64,\n", "base64,")
-    body = re.sub(r"^ +", "", body, flags=re.MULTILINE)
+    body = re.sub(r"^ +| +$", "", body, flags=re.MULTILINE)
+    body = re.sub(r"(?<=[ML] )(\d+\.\d\d)\d* (\d+\.\d\d)\d*$", r"\1 \2", body, flags=re.MULTILINE)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
     mark = hashlib.sha256(f"{alt}{body}".encode()).hexdigest()[:8]

@@ -3,6 +3,7 @@
 It reads what the run folders hold and needs neither the data nor the weights; what a folder lacks, the page leaves out.
 """
 
+import io
 import math
 import shlex
 import zipfile
@@ -114,8 +115,7 @@ def read_entries(runs: Sequence[Path]) -> list[Entry]:
 
 def _read(style: int, label: str, run: Run) -> Entry:
     config = run.config()
-    evaluated = (run.path / "evaluation.json").is_file()
-    recorded = (run.path / "environment.json").is_file()
+    evaluated, recorded = ((run.path / f"{name}.json").is_file() for name in ("evaluation", "environment"))
     return Entry(
         style=style,
         label=label,
@@ -134,18 +134,18 @@ def _arrays(path: Path) -> dict[str, Array]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path) as file:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
             return dict(file)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged ({error}); write it again: daps eval {path.parent}") from error
 
 
 def _parameters(config: Config) -> int | None:
-    """Of encoder and decoder, counted on a model without storage; None where the data's shape is unknown."""
+    """Of encoder and decoder, counted on a new model; None where the data's shape is unknown."""
     if not config.nets.data_shape:
         return None
-    with torch.device("meta"):
-        model = config.build(Affine(torch.zeros(()), torch.ones(()), 1.0))
+    with torch.random.fork_rng(devices=[]):
+        model = config.build(Affine())
     return sum(p.numel() for part in (model.encoder, model.decoder) for p in part.parameters())
 
 
@@ -189,7 +189,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("seed of the samples", "", lambda e: e.figure("seed"), ""),
         ("after step", "", lambda e: e.figure("step"), ","),
     ),
-    "Likelihood, stochastic codes (means over S samples of q)": (
+    "Likelihood, stochastic, means over S": (
         ("log p(x|z)", "nats", lambda e: e.figure("log_p"), ",.2f"),
         ("KL(q || uniform)", "nats", lambda e: e.figure("kl"), ",.2f"),
         ("ELBO", "nats", lambda e: e.figure("elbo"), ",.2f"),
@@ -243,9 +243,8 @@ def _printed(value: Any, form: Callable[[Any], str] | str) -> str:
 
 def _settings(config: Config) -> dict[str, str]:
     """group.name -> value, as the options of `daps train` are named."""
-    groups = config.to_dict()
-    flat = {"preset": groups["preset"], "method": groups["method_name"]}
-    for group, settings in groups.items():
+    flat = {"preset": config.preset, "method": config.method_name}
+    for group, settings in config.to_dict().items():
         if isinstance(settings, dict):
             flat |= {f"{group}.{name}": _listed(value) for name, value in settings.items()}
     return flat
@@ -379,14 +378,10 @@ def _panels(entries: list[Entry], metrics: Iterable[str], x: str) -> list[plots.
     return [panel for metric in metrics if (panel := _panel(entries, metric, x))]
 
 
-def _other_metrics(entries: list[Entry]) -> list[str]:
-    """Metrics of the rows that have no panel of their own, in the order met."""
-    names = dict.fromkeys(name for entry in entries for row in entry.rows for name in row)
-    return [name for name in names if name not in PANELS and name not in ("step", "seconds", "cpu_seconds")]
-
-
 def render(entries: list[Entry]) -> str:
     """The page as text."""
+    metrics = dict.fromkeys(name for entry in entries for row in entry.rows for name in row)
+    others = [name for name in metrics if name not in {*PANELS, "step", "seconds", "cpu_seconds"}]
     environment = Environment(
         loader=PackageLoader("daps"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -399,7 +394,7 @@ def render(entries: list[Entry]) -> str:
         codebooks=[(entry, panels) for entry in entries if (panels := _codebook(entry))],
         curves=_panels(entries, PANELS, "step"),
         cpu_curves=_panels(entries, ("log_p", "val_psnr"), "cpu_seconds"),
-        other_curves=_panels(entries, _other_metrics(entries), "step"),
+        other_curves=_panels(entries, others, "step"),
         progress=[(entry, pictures) for entry in entries if (pictures := _progress(entry))],
         settings=[(entry, _settings(entry.config)) for entry in entries],
     )

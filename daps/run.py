@@ -14,6 +14,7 @@ of a save leaves the last good one.
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -37,7 +38,16 @@ from daps.version import VERSION
 def write_json(path: Path, content: Any) -> None:
     """Writes readable JSON, all or nothing."""
     with replacing(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        file.write((json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _finite(content: Any) -> Any:
+    """Content with null for what JSON cannot hold: NaN and infinities."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class Run:
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds a row."""
         with open(self.metrics_path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
 
     def rewind_metrics(self, step: int) -> None:
         """Drops the rows after `step`, which a resumed training writes again."""

@@ -42,6 +42,8 @@ class Affine(Scaling):
         self.register_buffer("peak", torch.tensor(float(peak)))
         self.register_buffer("shift", torch.as_tensor(shift, dtype=torch.float32))
         self.register_buffer("unit", torch.as_tensor(scale, dtype=torch.float32))
+        if not bool((self.unit > 0).all()):
+            raise ValueError(f"scale: every number must be > 0, got {float(self.unit.min()):g}; take 1 for constants")
 
     def forward(self, x: Shaped[Tensor, "*N"]) -> Float[Tensor, "*N"]:
         """(x - shift) / scale."""
@@ -111,9 +113,11 @@ class Scaled(Distribution):
 def statistics(values: np.ndarray, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of data [N, *shape], per channel of images and per feature of all else.
 
-    Images [C, H, W] give [C, 1, 1], sequences [F, C] give [C], vectors [D] give [D]. A feature of variance below
-    1e-5 is constant: it gets a deviation of 1, so that nothing is divided by noise.
+    Images [C, H, W] give [C, 1, 1], sequences [F, C] give [C], vectors [D] give [D]. A feature that varies by
+    less than float32 resolves (1e-6 of its mean) is constant: its deviation is 1, so that nothing is divided by noise.
     """
+    if values.ndim not in (2, 3, 4):
+        raise ValueError(f"data: must be vectors, sequences or images [N, ...], got an array {list(values.shape)}")
     axes = {4: (0, 2, 3), 3: (0, 1), 2: (0,)}[values.ndim]
     total: np.ndarray | float = 0.0
     squares: np.ndarray | float = 0.0
@@ -126,8 +130,8 @@ def statistics(values: np.ndarray, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     for start in range(0, len(values), chunk):
         part = np.asarray(values[start : start + chunk], dtype=np.float64)
         squares = squares + ((part - mean.reshape(shape)) ** 2).sum(axes)
-    variance = np.asarray(squares / count)
-    deviation = np.where(variance < 1e-5, 1.0, np.sqrt(variance))
+    deviation = np.sqrt(np.asarray(squares / count))
+    deviation = np.where(deviation <= 1e-6 * np.abs(mean), 1.0, deviation)
     return (
         torch.tensor(mean.reshape(shape), dtype=torch.float32),
         torch.tensor(deviation.reshape(shape), dtype=torch.float32),

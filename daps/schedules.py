@@ -24,7 +24,7 @@ class Exponential:
     steps: int
 
     def __post_init__(self) -> None:
-        if min(self.first, self.last) <= 0 or self.steps < 1:
+        if not (self.first > 0 and self.last > 0 and self.steps >= 1):
             raise ValueError(
                 "Exponential: first and last must be > 0 and steps >= 1, got "
                 f"{self.first:g}, {self.last:g}, {self.steps}; for a fixed value use Constant"

@@ -21,6 +21,7 @@ from daps.pictures import save_comparison
 from daps.progress import ProgressLine
 from daps.run import Run, environment, load_weights, pick_device, write_json
 from daps.scaling import statistics
+from daps.schedules import Cosine
 
 MAX_SKIPPED = 100  # consecutive steps without a finite gradient before a training gives up
 
@@ -58,6 +59,8 @@ class Trainer:
         self.config, self.model = config, model
         groups = model.parameter_groups(config.train.learning_rate, config.train.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.first_rates = [group["lr"] for group in groups]
+        self.rate = Cosine(1.0, config.train.learning_rate_decay, config.train.steps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.step = 0  # steps done
         self.skipped = 0  # steps without a finite gradient
@@ -77,6 +80,8 @@ class Trainer:
         x = torch.as_tensor(dataset[rows], device=self.model.device)
         torch.manual_seed(_mixed(train.seed, self.step))
         self.optimizer.zero_grad()
+        for group, first in zip(self.optimizer.param_groups, self.first_rates, strict=True):
+            group["lr"] = first * self.rate(self.step)
         loss, metrics = self.model(x, self.step)
         loss.backward()
         gradient_norm = adaptive_clip(self.parameters, train.clip)

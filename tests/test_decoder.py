@@ -1,6 +1,7 @@
 """Decoders: codes and one-hots agree, every head has its shape, and stems cut and heads lay out as they say."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -144,7 +145,8 @@ def test_the_sequence_head_keeps_the_order_of_time_and_of_channels() -> None:
         strength = influence(head, tokens, (0, 0, frame)).sum(-1)
         assert strength[frame // 2] > 0 and bool((strength[frame // 2 + 2 :] == 0).all())
     raw = head.convolution(head.norm(tokens + head.positions).transpose(1, 2))
-    torch.testing.assert_close(head(tokens)[0, 1, :, 2], raw[0, 3 + 2])
+    for number, channel in itertools.product(range(2), range(3)):
+        torch.testing.assert_close(head(tokens)[0, number, :, channel], raw[0, 3 * number + channel])
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])

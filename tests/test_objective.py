@@ -227,6 +227,18 @@ def test_solve_eta_is_the_root_that_brentq_finds(beta: float, target: float) -> 
     assert float(solve_eta(log_p, log_q, beta, target)) == pytest.approx(math.exp(root), rel=1e-9)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_solve_eta_spans_data_of_all_scales(dtype: torch.dtype) -> None:
+    scales = torch.tensor([1e5, 1e-3, 2e-3, 1e-3, 3e-3])  # nats between the samples of each datum
+    log_p = ((random_pair()[0] + 100) / 3 * scales).to(dtype)
+    log_q = torch.zeros_like(log_p)
+    for target in (2.0, 6.5):  # of which the first datum contributes one
+        log_w = log_weights(log_p, log_q, solve_eta(log_p, log_q, 0.0, target), 0.0)
+        ess = effective_sample_size(log_w)
+        assert ess.mean().item() == pytest.approx(target, rel=1e-5)
+        assert ess[0].item() == pytest.approx(1, rel=1e-5)
+
+
 def test_solve_eta_is_zero_where_the_constraint_is_slack() -> None:
     log_p, log_q = random_pair()
     slack = mean_ess(log_p, log_q, 0.0, 20.0)

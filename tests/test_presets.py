@@ -109,5 +109,5 @@ def test_missing_group_is_told() -> None:
 
 
 def test_a_model_needs_the_shape_of_its_data() -> None:
-    with pytest.raises(ValueError, match="nets.data_shape: unknown"):
+    with pytest.raises(ValueError, match="nets.data_shape: must be"):
         preset("digits").build(Affine())

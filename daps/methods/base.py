@@ -92,7 +92,10 @@ class Autoencoder(nn.Module, ABC):
         Raises:
             ValueError: another number of tokens, or symbols outside 0..V-1.
         """
-        codes = torch.as_tensor(codes, device=self.device).long()
+        codes = torch.as_tensor(_writable(codes), device=self.device)
+        if codes.is_floating_point():
+            raise ValueError(f"codes: must be integers, got {codes.dtype}; for one-hots call model.decoder")
+        codes = codes.long()
         if codes.ndim < 2 or codes.shape[-1] != self.num_tokens:
             raise ValueError(
                 f"codes: must have shape [..., {self.num_tokens}] with at least one leading axis, got "
@@ -111,7 +114,7 @@ class Autoencoder(nn.Module, ABC):
         Raises:
             ValueError: another shape, or values that are not finite.
         """
-        x = torch.as_tensor(x, device=self.device)
+        x = torch.as_tensor(_writable(x), device=self.device)
         if tuple(x.shape[1:]) != self.data_shape:
             raise ValueError(
                 f"x: must have shape [B, {', '.join(map(str, self.data_shape))}], got {list(x.shape)}; "
@@ -124,6 +127,11 @@ class Autoencoder(nn.Module, ABC):
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for the optimizer; a method with parameters of another kind gives them their own."""
         return [{"params": list(self.parameters()), "lr": learning_rate, "weight_decay": weight_decay}]
+
+
+def _writable(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    """Torch warns of arrays that it may not write to, such as memory maps; those are copied."""
+    return x if isinstance(x, Tensor) or x.flags.writeable else np.array(x)
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,15 @@ class DAPSConfig(MethodConfig):
     """Learning rate of log eta, where it is moved by gradient."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
+        if self.samples < 2:
             raise ValueError(f"method.samples: K must be at least 2, got {self.samples}; the paper takes 8")
         if not 1 < self.ess_target <= self.samples:
             raise ValueError(
                 f"method.ess_fraction: the ESS target, fraction x K, must lie in (1, K] = (1, {self.samples}], "
                 f"got {self.ess_fraction:g} x {self.samples} = {self.ess_target:g}; change either"
             )
-        if min(self.beta_first, self.beta_last, self.eta_first) <= 0 or self.eta_learning_rate < 0:
+        positive = all(value > 0 for value in (self.beta_first, self.beta_last, self.eta_first))
+        if not (positive and self.eta_learning_rate >= 0):
             raise ValueError(
                 "method: beta_first, beta_last and eta_first must be > 0 and eta_learning_rate >= 0, got "
                 f"{self.beta_first:g}, {self.beta_last:g}, {self.eta_first:g}, {self.eta_learning_rate:g}"

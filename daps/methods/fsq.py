@@ -29,8 +29,10 @@ class FSQConfig(MethodConfig):
     """Levels of each coordinate; their product is the number of symbols."""
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"method.levels: needs one or more numbers >= 2, got {self.levels}; the paper takes 8 6 5")
+        if not self.levels or not 2 <= min(self.levels) <= max(self.levels) <= 1000:
+            raise ValueError(
+                f"method.levels: needs one or more numbers in 2..1000, got {self.levels}; the paper takes 8 6 5"
+            )
 
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> "FSQ":
         """The untrained model; its encoder is a trunk with one patch per token."""
@@ -90,7 +92,8 @@ class LatticeEmbedding(CodeEmbedding):
 
     def forward(self, codes: Int[Tensor, "*N T"] | Float[Tensor, "*N T F"]) -> Float[Tensor, "*N T D"]:
         """Integer symbols, or lattice points with gradient."""
-        return self.project(codes if codes.is_floating_point() else self.lattice.points(codes))
+        points = codes if codes.is_floating_point() else self.lattice.points(codes)
+        return self.project(points.to(self.project.weight.dtype))
 
 
 class LatticeEncoder(Encoder):

@@ -1,5 +1,6 @@
 """Images: the patch stem of an encoder and the convolutional head of a decoder."""
 
+import math
 from typing import Literal
 
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class ImagePatches(nn.Module):
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(min(8, channels), channels)
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class Residual(nn.Module):

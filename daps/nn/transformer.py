@@ -102,7 +102,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Float[Tensor, "N S D"], memory: KeyValue) -> Float[Tensor, "N S D"]:
         """Rows of x are datum first; N is B or B*K."""
         batch = memory.keys.shape[0]
-        query = self.query(x).view(batch, -1, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
+        queries = x.shape[0] // max(batch, 1) * x.shape[1]  # of a datum: K S
+        query = self.query(x).view(batch, queries, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, memory.keys, memory.values)
         return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
