@@ -15,14 +15,23 @@ from daps.methods import METHODS, DAPSConfig, FSQConfig, MethodConfig
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A method's settings, and what it changes of the preset's networks and training."""
+
+    method: MethodConfig
+    nets: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Preset:
-    """Data, networks and training of an experiment, and for each method its settings and changes of networks."""
+    """Data, networks and training of an experiment, and what each method makes of them."""
 
     about: str
     data: DataConfig
     nets: Architecture
     train: TrainConfig
-    methods: dict[str, tuple[MethodConfig, dict[str, Any]]]
+    methods: dict[str, Variant]
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -45,8 +54,8 @@ PRESETS: dict[str, Preset] = {
         nets=Architecture(num_tokens=8, vocab_size=16, width=64, patches=(4, 4), hidden=(128, 256),
                           variance=(0.01, 1.0)),
         train=TrainConfig(steps=2_000, batch_size=128, learning_rate=1e-3),
-        methods={"daps": (DAPSConfig(beta_first=2.0, beta_last=0.05), {}),
-                 "fsq":  (FSQConfig((4, 4)), _parallel((4, 2), 2, 4, 16))},
+        methods={"daps": Variant(DAPSConfig(beta_first=2.0, beta_last=0.05)),
+                 "fsq":  Variant(FSQConfig((4, 4)), _parallel((4, 2), 2, 4, 16))},
     ),
     "mnist": Preset(
         about="MNIST, binarised, 8 tokens of 256 symbols (64 bits), as in the paper",
@@ -54,8 +63,8 @@ PRESETS: dict[str, Preset] = {
         nets=Architecture(num_tokens=8, vocab_size=256, width=64, patches=(2, 4), hidden=(64, 256),
                           likelihood_kind="bernoulli"),
         train=TrainConfig(steps=250_000, batch_size=256),
-        methods={"daps": (DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33), {}),
-                 "fsq":  (FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
+        methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33)),
+                 "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
     "cifar10": Preset(
         about="CIFAR-10, 64 tokens of 512 symbols (576 bits), as in the paper",
@@ -64,8 +73,8 @@ PRESETS: dict[str, Preset] = {
                           decoder_kind="conv", hidden=(64,), decoder_grid=(8, 8), norm="batch",
                           variance=(1e-3, 4.0)),
         train=TrainConfig(steps=250_000, batch_size=256),
-        methods={"daps": (DAPSConfig(beta_first=6.0, beta_last=0.01, ess_fraction=0.33), {}),
-                 "fsq":  (FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 6, 512))},
+        methods={"daps": Variant(DAPSConfig(beta_first=6.0, beta_last=0.01, ess_fraction=0.33)),
+                 "fsq":  Variant(FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 6, 512))},
     ),
     "images": Preset(
         about="your own pictures at 64 x 64, 64 tokens of 512 symbols (72 bytes)",
@@ -74,8 +83,8 @@ PRESETS: dict[str, Preset] = {
                           decoder_kind="conv", hidden=(64,), decoder_grid=(8, 8), norm="group",
                           variance=(0.01, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32),
-        methods={"daps": (DAPSConfig(beta_first=6.0, beta_last=0.05), {}),
-                 "fsq":  (FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 4, 512))},
+        methods={"daps": Variant(DAPSConfig(beta_first=6.0, beta_last=0.05)),
+                 "fsq":  Variant(FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 4, 512))},
     ),
     "array": Preset(
         about="your own vectors from an .npy or .npz file, 8 tokens of 64 symbols (48 bits)",
@@ -83,8 +92,8 @@ PRESETS: dict[str, Preset] = {
         nets=Architecture(num_tokens=8, vocab_size=64, width=64, patches=(8,), hidden=(128, 256),
                           variance=(0.01, 1.0)),
         train=TrainConfig(steps=5_000, batch_size=128, learning_rate=1e-3),
-        methods={"daps": (DAPSConfig(beta_first=2.0, beta_last=0.05), {}),
-                 "fsq":  (FSQConfig((8, 8)), _parallel((8,), 2, 4, 64))},
+        methods={"daps": Variant(DAPSConfig(beta_first=2.0, beta_last=0.05)),
+                 "fsq":  Variant(FSQConfig((8, 8)), _parallel((8,), 2, 4, 64))},
     ),
 }
 # fmt: on
@@ -103,8 +112,10 @@ def preset(name: str, method: str = "daps") -> Config:
         raise ValueError(
             f"method: no {method!r} for preset {name}; choose {', '.join(row.methods)}{_nearest(method, row.methods)}"
         )
-    settings, changes = row.methods[method]
-    return Config(name, row.data, dataclasses.replace(row.nets, **changes), settings, row.train, row.runtime)
+    variant = row.methods[method]
+    nets = dataclasses.replace(row.nets, **variant.nets)
+    train = dataclasses.replace(row.train, **variant.train)
+    return Config(name, row.data, nets, variant.method, train, row.runtime)
 
 
 def _nearest(name: str, names: dict[str, Any]) -> str:

@@ -76,7 +76,9 @@ class Lattice(nn.Module):
         """The nearest lattice points of squashed reals; the gradient is that of the squashing alone."""
         half = (self.levels - 1) * (1 + 1e-3) / 2
         offset = (1 - self.levels % 2) / 2  # an even number of levels has no middle one
-        squashed = torch.tanh(z + torch.atanh(offset / half)) * half - offset
+        # The shift puts z = 0 on a level. With two levels it would lie where tanh is flat, so these go without.
+        shift = torch.atanh(offset / half).where(self.levels > 2, 0.0)
+        squashed = torch.tanh(z + shift) * half - offset
         rounded = squashed + (squashed.round() - squashed).detach()
         return rounded / (self.levels // 2)
 

@@ -52,10 +52,13 @@ def test_the_first_coordinate_runs_fastest() -> None:
 
 
 def squashed(lattice: Lattice, z: Tensor) -> Tensor:
-    """Where z lies among the lattice's points before rounding, by FSQ's published formula (Mentzer et al., 2023)."""
+    """Where z lies among the lattice's points before rounding, by FSQ's published formula (Mentzer et al., 2023).
+
+    Two levels go without its shift.
+    """
     half = (lattice.levels - 1) * 1.001 / 2
     offset = torch.where(lattice.levels % 2 == 0, 0.5, 0.0)
-    shift = (offset / half).atanh()
+    shift = torch.where(lattice.levels == 2, 0.0, (offset / half).atanh())
     return ((z + shift).tanh() * half - offset) / (lattice.levels // 2)
 
 
@@ -97,6 +100,13 @@ def test_the_gradient_passes_the_rounding(lattice: Lattice) -> None:
         gradients.append(inputs.grad)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
     assert bool((gradients[0] != 0).all())
+
+
+def test_two_levels_learn_as_fast_as_more() -> None:
+    """The published shift puts z = 0 where tanh is flat: its gradient there is a five-hundredth of this."""
+    z = torch.zeros(1, 1, requires_grad=True)
+    Lattice((2,)).quantise(z).sum().backward()
+    assert z.grad is not None and float(z.grad) == pytest.approx(0.5, abs=1e-2)
 
 
 # -- the encoder and the method --------------------------------------------------------------------
@@ -148,7 +158,9 @@ def test_it_learns_four_data() -> None:
 
 @pytest.mark.parametrize("levels", [(), (1,), (8, 0)])
 def test_levels_that_cannot_be(levels: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"method.levels: needs one or more numbers >= 2, got .*; the paper takes 8 6"):
+    with pytest.raises(
+        ValueError, match=r"method.levels: needs one or more numbers in 2..1000, got .*; the paper takes 8 6"
+    ):
         FSQConfig(levels)
 
 
