@@ -1,4 +1,4 @@
-"""What `make demo` reaches: are 24-bit digits still readable, and are the symbols in use?
+"""What `make demo` reaches: are the digits still readable, and are the symbols in use?
 
     python benchmarks/digits_demo.py [SEEDS]
 

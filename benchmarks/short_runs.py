@@ -22,8 +22,6 @@ DOCS = Path(__file__).parents[1] / "docs"
 VARIANTS: dict[str, list[str]] = {
     "solve_lr1e3": ["--train.learning-rate", "1e-3"],
     "gradient_lr1e3": ["--train.learning-rate", "1e-3", "--method.eta", "gradient"],
-    "solve_lr3e4": [],
-    "gradient_lr3e4": ["--method.eta", "gradient"],
     "fsq_lr1e3": ["--method", "fsq", "--train.learning-rate", "1e-3"],
 }
 COMMON = ["--train.steps", "2000", "--runtime.threads", "1", "--runtime.eval-every", "250", "--device", "cpu"]

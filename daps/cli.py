@@ -28,7 +28,7 @@ DEVICE = arg(help="cpu, cuda, mps, or auto: the first accelerator found.")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a preset, or continue the training in its run folder."""
+    """Train a preset, or continue the training in its run folder. `--method NAME` takes another method."""
 
     data: DataConfig
     nets: Architecture
@@ -42,11 +42,14 @@ class TrainOptions:
     """Print the resolved configuration and stop."""
 
 
+RUN = arg(metavar="RUN", help="Run folder, as daps train writes it.")
+
+
 @dataclass(frozen=True)
 class EvalOptions:
     """Evaluate a run on the whole validation split; prints a table and writes evaluation.json."""
 
-    run: Positional[Path]
+    run: Annotated[Positional[Path], RUN]
     split: str = "validation"
     """train or validation."""
     samples: int = 8
@@ -66,7 +69,7 @@ class EvalOptions:
 class ReportOptions:
     """Write one self-contained HTML page about one run or several."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]", help="Run folders.")]
     output: Annotated[Path | None, arg(aliases=["-o"])] = None
     """The page; report.html in the first run's folder if left out."""
 
@@ -75,8 +78,8 @@ class ReportOptions:
 class EncodeOptions:
     """Turn an array file, a picture or a folder of pictures into integer codes."""
 
-    run: Positional[Path]
-    input: Positional[Path]
+    run: Annotated[Positional[Path], RUN]
+    input: Annotated[Positional[Path], arg(metavar="INPUT", help="Array file, picture, or folder of pictures.")]
     output: Annotated[Path, arg(aliases=["-o"])]
     """The .npz file to write."""
     temperature: float = 0.0
@@ -92,8 +95,8 @@ class EncodeOptions:
 class DecodeOptions:
     """Turn codes back into data: an array (.npy, .npz), one picture (.png, ...) or a folder of pictures."""
 
-    run: Positional[Path]
-    codes: Positional[Path]
+    run: Annotated[Positional[Path], RUN]
+    codes: Annotated[Positional[Path], arg(metavar="CODES.npz", help="Codes from daps encode.")]
     output: Annotated[Path, arg(aliases=["-o"])]
     """Where to write; the ending decides what."""
     batch_size: int = 100
@@ -117,16 +120,18 @@ def run_train(arguments: Sequence[str]) -> None:
     config = Config(name, options.data, options.nets, options.method, options.train, options.runtime)
     suffix = "" if method == next(iter(METHODS)) else f"-{method}"
     folder = options.run or Path("runs") / f"{name}{suffix}"
+    if config.data.path:  # so that the run can be evaluated from anywhere
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=_absolute(config.data.path)))
     if options.dry_run:
         print(json.dumps({"run": str(folder), **config.to_dict()}, indent=2))
         return
     from daps.data import load
     from daps.train import train
 
-    data = options.data
+    data = config.data
     splits = [load(data.name, split, path=data.path, size=data.size) for split in ("train", "validation")]
     run = train(config, folder, (splits[0], splits[1]), options.device)
-    print(f"trained {config.train.steps} steps; next: daps eval {run.path}; daps report {run.path}")
+    print(f"{config.train.steps} steps done; next: daps eval {run.path}; daps report {run.path}")
 
 
 def run_eval(arguments: Sequence[str]) -> None:
@@ -218,10 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(arguments[1:])
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    except (ValueError, OSError) as error:
-        if os.environ.get("DAPS_DEBUG"):
-            raise
-        _fail(str(error))
+    except ValueError as error:
+        _fail(error, str(error))
+    except OSError as error:
+        told = error.filename and error.strerror
+        _fail(error, f"{error.filename}: {error.strerror}; check the path and its permissions" if told else str(error))
     except Interrupted as stop:
         print(stop)
         raise SystemExit(130) from None
@@ -233,9 +239,15 @@ def _warn(message: Warning | str, *_: Any) -> None:
     print(f"daps: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _fail(message: str) -> None:
+def _fail(error: Exception, message: str) -> None:
+    if os.environ.get("DAPS_DEBUG"):
+        raise error
     print(f"daps: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 def _take(arguments: list[str], flag: str, default: str) -> str:
@@ -266,7 +278,9 @@ def _parse(kind: type, arguments: Sequence[str], program: str, default: Any = No
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(f"{_unboxed(complaint.getvalue())}; see {program} --help") from None
+        message = _unboxed(complaint.getvalue())
+        ours = re.match(r"Error parsing \w+: (\w+[.:].*)", message)  # our own errors name option and remedy themselves
+        raise ValueError(ours[1] if ours else f"{message}; see {program} --help") from None
     if unknown:
         near = _nearest(unknown[0].split("=")[0], _flags(kind, default))
         raise ValueError(f"no option {unknown[0]!r}{near}; see {program} --help")
@@ -277,8 +291,7 @@ def _unboxed(box: str) -> str:
     """The message inside a box drawn by tyro, up to its first rule."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
     rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    message = " ".join(line for line in lines[:rule] if line)
-    return re.sub(r"^Error parsing \w+: (?=\w+\.)", "", message)  # our own errors name the option themselves
+    return " ".join(line for line in lines[:rule] if line)
 
 
 def _flags(kind: type, default: Any) -> list[str]:

@@ -77,6 +77,8 @@ def read_codes(source: Path, model: Autoencoder) -> tuple[NDArray[np.int64], tup
     Raises:
         ValueError: unreadable, or of another model.
     """
+    if source.suffix != ".npz":
+        raise ValueError(f"codes: {source} is not a code file of daps encode, which end in .npz")
     try:
         with open(source, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             codes, names = file["codes"].astype(np.int64), tuple(str(name) for name in file["names"])

@@ -1,6 +1,7 @@
 """The settings of a run, and their JSON: `config.json` alone rebuilds the model."""
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,12 +48,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"train.{name}: must be > 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"train.{name}: must be > 0 and finite, got {getattr(self, name)}")
         if not 0 < self.learning_rate_decay <= 1:
             raise ValueError(f"train.learning_rate_decay: must lie in (0, 1], got {self.learning_rate_decay:g}")
-        if self.weight_decay < 0 or self.seed < 0:
-            raise ValueError(f"train: weight_decay and seed must be >= 0, got {self.weight_decay:g} and {self.seed}")
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.seed < 2**63:
+            raise ValueError(
+                "train: weight_decay must be >= 0 and finite, seed in 0..2^63 - 1, got "
+                f"{self.weight_decay:g} and {self.seed}"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
+    def __post_init__(self) -> None:
+        if self.nets.likelihood_kind == "bernoulli" and self.data.scaling != "binarise":
+            raise ValueError(
+                f"nets.likelihood_kind: bernoulli wants values of 0 and 1, but data.scaling is {self.data.scaling}; "
+                "choose data.scaling binarise, or gaussian"
+            )
+
     @property
     def method_name(self) -> str:
         """The method's key in METHODS."""
@@ -109,18 +120,19 @@ class Config:
         return {"format": FORMAT, "preset": self.preset, "method_name": self.method_name, **settings}
 
     @staticmethod
-    def from_dict(settings: dict[str, Any]) -> "Config":
+    def from_dict(settings: Any) -> "Config":
         """The inverse of to_dict.
 
         Raises:
             ValueError: another format, an unknown method, or unknown or missing settings.
         """
-        if settings.get("format") != FORMAT:
+        found = settings.get("format") if isinstance(settings, dict) else None
+        if found != FORMAT:
             raise ValueError(
-                f"config.json: this version reads run format {FORMAT}, the folder has {settings.get('format')}; "
+                f"config.json: this version reads run format {FORMAT}, the folder has {found}; "
                 "open it with the version of daps named in its environment.json"
             )
-        method = METHODS.get(settings.get("method_name", ""))
+        method = METHODS.get(str(settings.get("method_name")))
         if method is None:
             raise ValueError(
                 f"config.json: method_name must be one of {', '.join(METHODS)}, got {settings.get('method_name')!r}"
@@ -135,7 +147,7 @@ class Config:
         try:
             groups = {name: _from_json(kind, settings[name]) for name, kind in kinds.items()}
             return Config(preset=settings["preset"], **groups)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"config.json: unknown or missing setting ({error}); it was written by another version of daps"
             ) from error

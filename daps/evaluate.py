@@ -210,7 +210,9 @@ def evaluate_run(
     data_path: str | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Evaluates a run on its own data and writes evaluation.json and evaluation.npz into its folder.
+    """Evaluates a run on its own data; all of the validation split goes into evaluation.json and evaluation.npz.
+
+    The training split goes into evaluation_train.json and .npz; a part of a split (`protocol.limit`) is not stored.
 
     Args:
         folder: of the run.
@@ -225,7 +227,10 @@ def evaluate_run(
     run = Run.open(folder)
     config = run.config()
     model = run.load_model(pick_device(device))
-    dataset = load(config.data.name, split, path=data_path or config.data.path, size=config.data.size)
+    try:
+        dataset = load(config.data.name, split, path=data_path or config.data.path, size=config.data.size)
+    except ValueError as error:
+        raise ValueError(f"{error}; if the data have moved, say where with --data-path") from error
     if dataset.shape != model.data_shape:
         raise ValueError(
             f"data: the run was trained on data of shape {list(model.data_shape)}, but {dataset.name} now has "
@@ -239,11 +244,13 @@ def evaluate_run(
         "data": dataset.about,
         "environment": environment(model.device),
     }
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    with replacing(run.path / "evaluation.npz") as file:
-        file.write(content.getvalue())
-    write_json(run.path / "evaluation.json", figures)
+    if protocol.limit is None or protocol.limit >= len(dataset):
+        name = "evaluation" if split == "validation" else f"evaluation_{split}"
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        with replacing(run.path / f"{name}.npz") as file:
+            file.write(content.getvalue())
+        write_json(run.path / f"{name}.json", figures)
     return figures
 
 

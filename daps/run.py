@@ -19,7 +19,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,12 @@ from daps.config import FORMAT, Config
 from daps.methods import Autoencoder
 from daps.version import VERSION
 
+MODEL = "model.safetensors"
+LOCK = ".lock"
+
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes readable JSON, all or nothing."""
+    """Writes readable JSON, all or nothing; null stands for NaN and infinities."""
     with replacing(path) as file:
         file.write((json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
 
@@ -48,6 +51,31 @@ def _finite(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds a folder against other processes; the system lets go of it when this one ends, however it ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"run: another process trains in {folder}; wait for it, or choose another folder"
+            ) from error
+        yield
 
 
 @dataclass(frozen=True)
@@ -83,7 +111,7 @@ class Run:
     @property
     def model_path(self) -> Path:
         """model.safetensors."""
-        return self.path / "model.safetensors"
+        return self.path / MODEL
 
     @property
     def state_path(self) -> Path:
@@ -117,13 +145,15 @@ class Run:
             raise ValueError(f"run: {self.path / name} is not valid JSON ({error}); restore it") from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last row torn by a kill is left out."""
+        """The rows of metrics.jsonl; what is no row, such as a last one torn by a kill, is left out."""
         if not self.metrics_path.is_file():
             return []
         rows = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
+                row = json.loads(line)
+                if isinstance(row, dict) and "step" in row:
+                    rows.append(row)
         return rows
 
     def append_metrics(self, row: dict[str, Any]) -> None:
@@ -153,9 +183,13 @@ class Run:
         """Writes the weights."""
         _save(self.model_path, model.state_dict(), {"step": step})
 
-    def trained_steps(self) -> int:
-        """Steps that the weights have seen."""
-        return int(_load(self.model_path)[1]["step"])
+    def trained_steps(self) -> int | None:
+        """Steps that the weights have seen; None without weights.
+
+        Raises:
+            ValueError: damaged.
+        """
+        return int(_load(self.model_path)[1]["step"]) if self.model_path.is_file() else None
 
     def load_model(self, device: str | torch.device = "cpu") -> Autoencoder:
         """The trained model, ready for use (eval mode, no gradients needed).
@@ -204,7 +238,8 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path}: damaged or not of this program ({error}); put back a good copy, or delete it to start over"
+            f"{path}: damaged or not of this program ({error}); put back a good copy; without one, delete "
+            f"{'it and run daps train again, which writes it anew' if path.name == MODEL else 'the run and start over'}"
         ) from error
     if metadata.get("format") != FORMAT:
         raise ValueError(

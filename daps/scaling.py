@@ -105,8 +105,12 @@ class Scaled(Distribution):
         """Draws in natural units."""
         return self.scaling.inverse(self.base.sample(torch.Size(sample_shape)))
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def __repr__(self) -> str:
+        return f"Scaled({self.base}, {self.scaling})"
+
+    def log_prob(self, value: Tensor | np.ndarray) -> Tensor:
         """Log-density of the scaled value, nats, [*batch]."""
+        value = torch.as_tensor(value, device=self.scaling.peak.device)
         return self.base.log_prob(self.scaling(value))
 
 

@@ -1,6 +1,7 @@
 """The training loop. Randomness and data order are functions of (seed, step), so resuming is running it again."""
 
 import dataclasses
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from daps.evaluate import Protocol, evaluate, subset
 from daps.methods import Autoencoder
 from daps.pictures import save_comparison
 from daps.progress import ProgressLine
-from daps.run import Run, environment, load_weights, pick_device, write_json
+from daps.run import LOCK, Run, environment, exclusive, load_weights, pick_device, write_json
 from daps.scaling import statistics
 from daps.schedules import Cosine
 
@@ -55,10 +56,10 @@ def build_model(config: Config, dataset: Dataset) -> Autoencoder:
 class Trainer:
     """A model, its optimizer and its place in the training: all that a checkpoint holds."""
 
-    def __init__(self, config: Config, model: Autoencoder) -> None:
-        self.config, self.model = config, model
+    def __init__(self, config: Config, model: Autoencoder, data_fingerprint: str = "") -> None:
+        self.config, self.model, self.data_fingerprint = config, model, data_fingerprint
         groups = model.parameter_groups(config.train.learning_rate, config.train.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, fused=model.device.type in ("cpu", "cuda"))
         self.first_rates = [group["lr"] for group in groups]
         self.rate = Cosine(1.0, config.train.learning_rate_decay, config.train.steps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -82,6 +83,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for group, first in zip(self.optimizer.param_groups, self.first_rates, strict=True):
             group["lr"] = first * self.rate(self.step)
+        statistics_before = [buffer.clone() for buffer in self.model.buffers()]  # of batch normalisation
         loss, metrics = self.model(x, self.step)
         loss.backward()
         gradient_norm = adaptive_clip(self.parameters, train.clip)
@@ -90,6 +92,8 @@ class Trainer:
             self.skipped_in_a_row = 0
             self.pending.append({"loss": loss.detach(), "gradient_norm": gradient_norm, **metrics})
         else:
+            for buffer, before in zip(self.model.buffers(), statistics_before, strict=True):
+                buffer.copy_(before)
             self.skipped += 1
             self.skipped_in_a_row += 1
         self.step += 1
@@ -130,7 +134,7 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        run.save_state(tensors, counters)
+        run.save_state(tensors, {"data": self.data_fingerprint, **counters})
         run.save_model(self.model, self.step)
 
     def restore(self, run: Run) -> bool:
@@ -143,6 +147,11 @@ class Trainer:
         if loaded is None:
             return False
         tensors, counters = loaded
+        if counters["data"] != self.data_fingerprint:
+            raise ValueError(
+                f"data: {run.path} was trained on other data (fingerprint {counters['data']}, now "
+                f"{self.data_fingerprint}); give the same data, or another folder with --run"
+            )
         weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
         load_weights(self.model, weights, run.state_path)
         state: dict[int, dict[str, Tensor]] = {}
@@ -160,25 +169,38 @@ _COUNTERS = ("step", "skipped", "skipped_in_a_row", "seconds", "cpu_seconds", "s
 
 
 def prepare(config: Config, run: Run, dataset: Dataset, device: torch.device) -> tuple[Trainer, bool]:
-    """A trainer at the start, or where the run folder stands; and whether it resumes.
+    """A trainer at the start, or where the run folder stands; and whether it resumes. The config is resolved.
 
     Raises:
         ValueError: the folder holds another experiment or a damaged state, or settings contradict each other.
     """
-    config = resolve(config, dataset)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
-    if run.config_path.is_file():
-        _check_same(run.config(), config, run)
-    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-        raise ValueError(f"run: {run.path} exists and is no run folder; choose another with --run FOLDER")
-    trainer = Trainer(config, build_model(config, dataset).to(device))
+    trainer = Trainer(config, build_model(config, dataset).to(device), dataset.fingerprint)
     resumed = trainer.restore(run)
-    run.path.mkdir(parents=True, exist_ok=True)
-    write_json(run.config_path, config.to_dict())
-    write_json(run.path / "environment.json", environment(device))
-    run.rewind_metrics(trainer.step)
+    if not resumed and run.model_path.is_file():
+        raise ValueError(
+            f"run: {run.path} holds weights but no {run.state_path.name} to resume from; choose another folder with "
+            f"--run, or delete {run.model_path.name} to start over"
+        )
+    if trainer.step < config.train.steps:
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_json(run.config_path, config.to_dict())
+        _record_environment(run, device, trainer.step)
+        run.rewind_metrics(trainer.step)
+    if resumed and run.trained_steps() != trainer.step:  # killed between the two files of a save
+        run.save_model(trainer.model, trainer.step)
     return trainer, resumed
+
+
+def _record_environment(run: Run, device: torch.device, step: int) -> None:
+    """environment.json: where the run began, and where it was taken up again."""
+    path, now = run.path / "environment.json", environment(device)
+    if step == 0 or not path.is_file():
+        write_json(path, now)
+    else:
+        first = run.read_json(path.name)
+        write_json(path, {**first, "resumed": [*first.get("resumed", []), {"step": step, **now}]})
 
 
 def train(config: Config, folder: Path, data: tuple[Dataset, Dataset], device: str = "auto") -> Run:
@@ -194,15 +216,30 @@ def train(config: Config, folder: Path, data: tuple[Dataset, Dataset], device: s
         ValueError: contradicting settings, another experiment in the folder, a damaged checkpoint.
         Interrupted: Ctrl-C or SIGTERM; all is saved.
     """
-    run, (dataset, validation) = Run(folder), data
-    trainer, resumed = prepare(config, run, dataset, pick_device(device))
+    run, place = Run(folder), pick_device(device)
+    config = resolve(config, data[0])
+    _check_folder(config, run)
+    fresh = not run.path.exists()
+    with exclusive(run.path):
+        try:
+            trainer, resumed = prepare(config, run, data[0], place)
+        except ValueError:
+            if fresh:  # leave no empty folder behind
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
+        _loop(trainer, run, data, resumed)
+    return run
+
+
+def _loop(trainer: Trainer, run: Run, data: tuple[Dataset, Dataset], resumed: bool) -> None:
+    """The steps that are left."""
+    (dataset, validation), config = data, trainer.config
     runtime, steps = config.runtime, config.train.steps
-    model = trainer.model
     held_out = dataclasses.replace(validation, values=subset(validation, runtime.eval_size))
     with _interrupts() as interrupted, ProgressLine(trainer.step, steps) as line:
         line.say(_greeting(trainer, run, dataset, resumed))
         while trainer.step < steps:
-            model.train()
+            trainer.model.train()
             trainer.advance(dataset)
             at_end, step = trainer.step == steps, trainer.step
             if step % runtime.log_every == 0 or at_end:
@@ -211,11 +248,11 @@ def train(config: Config, folder: Path, data: tuple[Dataset, Dataset], device: s
                 line.update(step, row)
             if step % runtime.eval_every == 0 or at_end:
                 line.update(step, _validate(trainer, run, held_out))
-            if step % runtime.save_every == 0 or at_end or interrupted():
+            due = step % runtime.save_every == 0 and not trainer.skipped_in_a_row  # keep the last good one
+            if due or at_end or interrupted():
                 trainer.save(run)
             if interrupted() and not at_end:
                 raise Interrupted(f"stopped at step {step} of {steps}; the same command resumes it")
-    return run
 
 
 def _validate(trainer: Trainer, run: Run, held_out: Dataset) -> dict[str, float]:
@@ -233,6 +270,8 @@ def _validate(trainer: Trainer, run: Run, held_out: Dataset) -> dict[str, float]
 def _greeting(trainer: Trainer, run: Run, dataset: Dataset, resumed: bool) -> str:
     model, config = trainer.model, trainer.config
     sizes = [sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.decoder)]
+    if trainer.step == config.train.steps:
+        return f"{run.path} is trained already: {trainer.step} steps"
     return (
         f"{'resuming' if resumed else 'training'} {config.preset} by {config.method_name} in {run.path} from step "
         f"{trainer.step} on {model.device}: {len(dataset):,} data of shape {list(dataset.shape)}, "
@@ -241,8 +280,14 @@ def _greeting(trainer: Trainer, run: Run, dataset: Dataset, resumed: bool) -> st
     )
 
 
-def _check_same(there: Config, here: Config, run: Run) -> None:
-    """The folder's experiment must be this one, but for how it is carried out and where its data lie."""
+def _check_folder(here: Config, run: Run) -> None:
+    """An old folder must be empty or hold this experiment, but for how it is carried out and where its data lie."""
+    if not run.config_path.is_file():
+        foreign = run.path.is_dir() and any(path.name != LOCK for path in run.path.iterdir())
+        if foreign or (run.path.exists() and not run.path.is_dir()):
+            raise ValueError(f"run: {run.path} exists and is no run folder; choose another with --run FOLDER")
+        return
+    there = run.config()
     old, new = _identity(there), _identity(here)
     changed = [f"{key} (there {old.get(key)}, now {new.get(key)})" for key in old | new if old.get(key) != new.get(key)]
     if changed:

@@ -20,8 +20,8 @@ class MyEncoder(Encoder):
 
     @torch.no_grad()
     def sample(self, x, k, temperature=1.0, generator=None):  # codes and log q, both [K, B, T]
-        rows = self.logits(x, None).flatten(0, 2)
-        return [s.view(-1, 4, k).movedim(2, 0) for s in draw(rows, torch.rand(len(rows), k), temperature)]
+        rows, u = self.logits(x, None).flatten(0, 2), torch.rand(4 * len(x), k, generator=generator)
+        return [s.view(-1, 4, k).movedim(2, 0) for s in draw(rows, u, temperature)]
 
 
 class MyDecoder(nn.Linear):

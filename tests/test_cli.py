@@ -146,7 +146,7 @@ ERRORS = {
     "--method: wants a value": "train digits --method",
     "no option '--train.step'.*did you mean --train.steps": "train digits --train.step 3",
     "train.steps: invalid literal": "train digits --train.steps many",
-    "train.steps: must be > 0, got 0": "train digits --train.steps 0",
+    "train.steps: must be > 0 and finite, got 0": "train digits --train.steps 0",
     "method.samples: K must be at least 2, got 0": "train digits --method.samples 0",
     r"ess_fraction: the ESS target.*in \(1, K\] = \(1, 8\], got 0.1 x 8": "train digits --method.ess-fraction 0.1",
     r"ess_fraction: the ESS target.*got 1.5 x 8 = 12": "train digits --method.ess-fraction 1.5",

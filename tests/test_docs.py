@@ -21,7 +21,7 @@ def blocks(page: Path, language: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the reader has it after `make demo`: a small run in runs/demo, and pictures of their own."""
     folder = tmp_path_factory.mktemp("reader")
     tiny = [
@@ -45,15 +45,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_python_blocks_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reader)
     exec(compile(blocks(page, "python"), str(page), "exec"), {"__name__": "__docs__"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make` targets exist; `daps train` resolves (--dry-run); every other `daps` command runs on the demo's run."""
-    monkeypatch.chdir(workplace)
+    monkeypatch.chdir(reader)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     for line in blocks(page, "sh").splitlines():
         words = line.split("#")[0].split()

@@ -93,12 +93,24 @@ def broken(change: dict[str, object]) -> dict[str, object]:
         ({"nets.depth": 3}, "unknown or missing setting.*depth"),
         ({"nets.width": 0}, "nets.width: must be >= 1, got 0"),
         ({"method.samples": 0}, "method.samples: K must be at least 2, got 0"),
-        ({"train.steps": -1}, "train.steps: must be > 0, got -1"),
+        ({"train.steps": -1}, "train.steps: must be > 0 and finite, got -1"),
+        ({"train.learning_rate": float("nan")}, "train.learning_rate: must be > 0 and finite, got nan"),
+        ({"train.learning_rate": float("inf")}, "train.learning_rate: must be > 0 and finite, got inf"),
+        ({"train.seed": 2**63}, "seed in 0"),
+        ({"nets.likelihood_kind": "bernoulli"}, "bernoulli wants values of 0 and 1, but data.scaling is standardise"),
+        ({"train": None}, "unknown or missing setting"),
+        ({"method_name": ["daps"]}, "must be one of"),
     ],
 )
 def test_broken_settings_are_told(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config.from_dict(broken(change))
+
+
+@pytest.mark.parametrize("settings", [[1], None, "x", 3])
+def test_settings_that_are_none_are_told(settings: object) -> None:
+    with pytest.raises(ValueError, match="the folder has None"):
+        Config.from_dict(settings)
 
 
 def test_missing_group_is_told() -> None:

@@ -19,7 +19,8 @@ from daps.config import Config
 from daps.data import Dataset
 from daps.methods import METHODS
 from daps.presets import preset
-from daps.run import Run
+from daps.run import Run, exclusive
+from daps.scaling import Affine
 from daps.train import MAX_SKIPPED, Interrupted, Trainer, build_model, prepare, resolve, train
 
 STEPS = 12
@@ -109,27 +110,26 @@ def test_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the second checkpoint has been written half: at the first sync after the first one."""
     config, data = make_config(), make_data()
     whole = train(config, tmp_path / "whole", data, "cpu")
-    fsync, calls = os.fsync, []
+    run = Run(tmp_path / "run")
+    fsync = os.fsync
 
     def full(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(list((tmp_path / "run").glob("state.safetensors"))) and ".state" in str(
-            list((tmp_path / "run").glob(".state*"))
-        ):
+        if run.model_path.exists():
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
+        patch.setattr("daps.train.save_comparison", lambda *_: None)  # the first to fail would be a picture
         with pytest.raises(OSError, match="No space left"):
-            train(config, tmp_path / "run", data, "cpu")
-    run = Run(tmp_path / "run")
+            train(config, run.path, data, "cpu")
     loaded = run.load_state()
     assert loaded is not None and loaded[1]["step"] == 6
-    assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
-    resumed = train(config, tmp_path / "run", data, "cpu")
+    assert not list(run.path.glob("*.part")) + list(run.path.glob(".*.part"))
+    resumed = train(config, run.path, data, "cpu")
     assert resumed.model_path.read_bytes() == whole.model_path.read_bytes()
 
 
@@ -147,7 +147,7 @@ def test_kill_between_saves_resumes_bit_for_bit(tmp_path: Path) -> None:
         before = parts.state_path.stat().st_mtime_ns if parts.state_path.exists() else 0
         deadline = time.monotonic() + 60
         while not (parts.state_path.exists() and parts.state_path.stat().st_mtime_ns > before):
-            assert process.poll() is None and time.monotonic() < deadline or parts.state_path.exists()
+            assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
         process.kill()
         process.wait()
@@ -156,8 +156,8 @@ def test_kill_between_saves_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert rows_without_clocks(whole) == rows_without_clocks(parts)
 
 
-def trainer(config: Config | None = None) -> tuple[Trainer, Dataset]:
-    data = make_data()[0]
+def trainer(config: Config | None = None, data: Dataset | None = None) -> tuple[Trainer, Dataset]:
+    data = data or make_data()[0]
     resolved = resolve(config or make_config(), data)
     return Trainer(resolved, build_model(resolved, data)), data
 
@@ -241,7 +241,7 @@ def test_a_truncated_checkpoint_is_told_in_one_line(tmp_path: Path, keep: int) -
     run = train(config, tmp_path / "run", data, "cpu")
     run.state_path.write_bytes(run.state_path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="damaged or not of this program") as caught:
-        prepare(config, run, data[0], torch.device("cpu"))
+        prepare(resolve(config, data[0]), run, data[0], torch.device("cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -252,3 +252,83 @@ def test_replacing_removes_its_temporary_file(tmp_path: Path) -> None:
         file.write(b"half")
         raise RuntimeError
     assert target.read_text() == "good" and list(tmp_path.iterdir()) == [target]
+
+
+def test_other_data_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    train(make_config(), tmp_path / "run", make_data(), "cpu")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    with pytest.raises(ValueError, match="was trained on other data .*; give the same data, or another folder"):
+        train(make_config(), tmp_path / "run", make_data(seed=1), "cpu")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
+
+
+def test_a_kill_between_the_files_of_the_last_save_is_mended(tmp_path: Path) -> None:
+    run = train(make_config(), tmp_path / "run", make_data(), "cpu")
+    weights = run.model_path.read_bytes()
+    run.model_path.unlink()
+    train(make_config(), tmp_path / "run", make_data(), "cpu")
+    assert run.model_path.read_bytes() == weights
+
+
+def test_weights_without_a_state_are_not_trained_over(tmp_path: Path) -> None:
+    run = train(make_config(), tmp_path / "run", make_data(), "cpu")
+    weights = run.model_path.read_bytes()
+    run.state_path.unlink()
+    with pytest.raises(ValueError, match="holds weights but no state.safetensors to resume from; choose another"):
+        train(make_config(), tmp_path / "run", make_data(), "cpu")
+    assert run.model_path.read_bytes() == weights
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "run"), pytest.raises(ValueError, match="another process trains in"):
+        train(make_config(), tmp_path / "run", make_data(), "cpu")
+    train(make_config(), tmp_path / "run", make_data(), "cpu")
+
+
+def test_a_diverged_model_does_not_replace_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(steps=200)
+    config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, save_every=5, eval_every=500))
+    model = config.method.build(resolve(config, make_data()[0]).nets, Affine(), 1)
+    forward = type(model).forward
+
+    def spoiled(self: torch.nn.Module, x: torch.Tensor, step: int) -> object:
+        loss, metrics = forward(self, x, step)
+        return loss * (1.0 if step < 12 else float("nan")), metrics
+
+    monkeypatch.setattr(type(model), "forward", spoiled)
+    with pytest.raises(ValueError, match="the last checkpoint is kept"):
+        train(config, tmp_path / "run", make_data(), "cpu")
+    loaded = Run(tmp_path / "run").load_state()
+    assert loaded is not None and loaded[1]["step"] == 10
+
+
+def test_a_skipped_step_leaves_the_batch_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config()
+    nets = dataclasses.replace(
+        config.nets, decoder_kind="conv", decoder_grid=(2, 4), hidden=(8,), norm="batch", num_tokens=8, vocab_size=4
+    )
+    data = make_data(shape=(1, 8, 16))[0]
+    loop, _ = trainer(dataclasses.replace(config, nets=nets), data)
+    buffers = {name: buffer.clone() for name, buffer in loop.model.named_buffers()}
+    forward = type(loop.model).forward
+
+    def spoiled(self: torch.nn.Module, x: torch.Tensor, step: int) -> object:
+        loss, metrics = forward(self, x, step)
+        return loss * float("nan"), metrics
+
+    monkeypatch.setattr(type(loop.model), "forward", spoiled)
+    loop.advance(data)
+    assert loop.skipped == 1
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in loop.model.named_buffers())
+
+
+def test_environment_remembers_where_a_run_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        with pytest.raises(Interrupted):
+            train(make_config(), tmp_path / "run", make_data(), "cpu")
+    run = train(make_config(), tmp_path / "run", make_data(), "cpu")
+    record = run.read_json("environment.json")
+    assert [entry["step"] for entry in record["resumed"]] == [4]
+    train(make_config(), tmp_path / "run", make_data(), "cpu")
+    assert run.read_json("environment.json") == record

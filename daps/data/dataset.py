@@ -38,6 +38,14 @@ class Dataset:
         return np.array(self.values[index])
 
     @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any value, the order, the type or the number of the data."""
+        digest = hashlib.sha256(repr((self.values.dtype.str, self.values.shape)).encode())
+        for start in range(0, len(self), 4096):
+            digest.update(np.ascontiguousarray(self.values[start : start + 4096]).data)
+        return digest.hexdigest()[:16]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one datum."""
         return self.values.shape[1:]

@@ -131,7 +131,7 @@ class Autoencoder(nn.Module, ABC):
 
 def _writable(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """Torch warns of arrays that it may not write to, such as memory maps; those are copied."""
-    return x if isinstance(x, Tensor) or x.flags.writeable else np.array(x)
+    return x if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.flags.writeable) else np.array(x)
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,10 @@ class DAPSConfig(MethodConfig):
                 f"method.ess_fraction: the ESS target, fraction x K, must lie in (1, K] = (1, {self.samples}], "
                 f"got {self.ess_fraction:g} x {self.samples} = {self.ess_target:g}; change either"
             )
-        positive = all(value > 0 for value in (self.beta_first, self.beta_last, self.eta_first))
-        if not (positive and self.eta_learning_rate >= 0):
+        positive = all(0 < value < math.inf for value in (self.beta_first, self.beta_last, self.eta_first))
+        if not (positive and 0 <= self.eta_learning_rate < math.inf):
             raise ValueError(
-                "method: beta_first, beta_last and eta_first must be > 0 and eta_learning_rate >= 0, got "
+                "method: beta_first, beta_last and eta_first must be > 0 and eta_learning_rate >= 0, all finite, got "
                 f"{self.beta_first:g}, {self.beta_last:g}, {self.eta_first:g}, {self.eta_learning_rate:g}"
             )
 
@@ -62,7 +62,7 @@ class DAPSConfig(MethodConfig):
 
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> "DAPS":
         """The untrained model."""
-        return DAPS(nets.encoder(), nets.decoder(), nets.data_shape, scaling, self, steps)
+        return DAPS(nets.encoder(), nets.decoder(), nets.data_shape, scaling, self, steps=steps)
 
 
 class DAPS(Autoencoder):
@@ -81,7 +81,8 @@ class DAPS(Autoencoder):
         data_shape: tuple[int, ...],
         scaling: Scaling | None = None,
         config: DAPSConfig | None = None,
-        steps: int = 1,
+        *,
+        steps: int,
     ) -> None:
         super().__init__(encoder, decoder, data_shape, scaling)
         self.config = DAPSConfig() if config is None else config

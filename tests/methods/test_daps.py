@@ -212,7 +212,7 @@ def test_it_finds_the_best_codes(learned: bool) -> None:
         ({"beta_first": 0.0}, r"method: beta_first, beta_last and eta_first must be > 0 .* got 0, 0.01, 100, 0.001"),
         ({"beta_last": -1.0}, r"method: beta_first, beta_last .* got 0.5, -1, 100, 0.001"),
         ({"eta_first": 0.0}, r"method: beta_first, beta_last .* got 0.5, 0.01, 0, 0.001"),
-        ({"eta_learning_rate": -1.0}, r"eta_learning_rate >= 0, got 0.5, 0.01, 100, -1"),
+        ({"eta_learning_rate": -1.0}, r"eta_learning_rate >= 0, all finite, got 0.5, 0.01, 100, -1"),
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
