@@ -31,10 +31,9 @@ def train(name: str, data: str, runs: Path) -> Run:
     """A trained and evaluated run."""
     run = Run(runs / name)
     daps = [sys.executable, "-m", "daps"]
-    subprocess.run(
-        [*daps, "train", "mnist", "--data.path", data, "--run", str(run.path), *COMMON, *VARIANTS[name]], check=True
-    )
     if not (run.path / "evaluation.json").exists():
+        command = [*daps, "train", "mnist", "--data.path", data, "--run", str(run.path), *COMMON, *VARIANTS[name]]
+        subprocess.run(command, check=True)
         subprocess.run([*daps, "eval", str(run.path), "--device", "cpu"], check=True)
     return run
 

@@ -1,5 +1,6 @@
 """What the documents say runs: code blocks, commands, make targets, links; and the examples keep their promises."""
 
+import json
 import re
 import subprocess
 import sys
@@ -91,3 +92,19 @@ def test_the_readme_shows_every_file_of_the_package() -> None:
     shown = (ROOT / "README.md").read_text(encoding="utf-8")
     files = [path.name for path in (ROOT / "daps").iterdir() if path.suffix == ".py" and not path.name.startswith("_")]
     assert [name for name in files if name not in shown] == []
+
+
+def test_figures_in_the_readme_are_those_of_the_results_files() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in json.loads((ROOT / "docs" / "results" / "mnist_2000.json").read_text()):
+        figures = (row["psnr_stochastic"], row["beta_elbo"], row["train_cpu_seconds"])
+        shown = " | ".join((f"{figures[0]:.2f}", f"{figures[1]:.1f}", f"{figures[2]:.0f}"))
+        assert f"| {shown} | `{row['variant']}` |" in readme, (row["variant"], shown)
+    step = json.loads((ROOT / "docs" / "results" / "step_cost_mnist.json").read_text())
+    assert f"{step['whole_step_cpu_seconds']:.3f} CPU-seconds" in readme
+    for part in step["parts"].values():
+        assert f"| {part['cpu_seconds']:.3f} |" in readme
+    demo = json.loads((ROOT / "docs" / "results" / "digits_demo.json").read_text())
+    for run in demo["runs"]:
+        shown = f"| {run['seed']} | {run['readable']['greedy']:.1%} | {run['psnr_greedy']:.2f} | "
+        assert shown + f"{min(run['symbols_alive_per_position']):.0%} | {run['train_seconds']:.0f} |" in readme, shown
