@@ -33,6 +33,8 @@ class Protocol:
     """Only the first so many data; all if None."""
     seed: int = 0
     """Of the samples; with another batch size it gives other ones."""
+    ssim: bool = True
+    """Whether to compute the SSIM of images, whose library takes seconds to load."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size", "limit"):
@@ -58,7 +60,7 @@ def likelihoods(
 
 @torch.no_grad()
 def reconstruction(
-    model: Autoencoder, x: Tensor, temperature: float, generator: torch.Generator
+    model: Autoencoder, x: Tensor, temperature: float, generator: torch.Generator, ssim: bool
 ) -> tuple[dict[str, Float[Tensor, " B"]], Tensor, Tensor]:
     """Per-datum log p, squared error, PSNR and (images) SSIM of one encoding; the codes; the reconstruction.
 
@@ -73,7 +75,7 @@ def reconstruction(
         "squared_error": (_exact(original - mean) ** 2).flatten(1).mean(1),
         "psnr": _exact(psnr(original, mean, peak)),
     }
-    if ssim_window(model.data_shape):
+    if ssim and ssim_window(model.data_shape):
         figures["ssim"] = _exact(_ssim(original, mean, peak))
     return figures, codes, mean
 
@@ -139,7 +141,7 @@ def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple
         for name, column in likelihoods(model, x, protocol.samples, generator).items():
             columns.setdefault(name, []).append(column)
         for mode, temperature in modes.items():
-            figures, batch_codes, mean = reconstruction(model, x, temperature, generator)
+            figures, batch_codes, mean = reconstruction(model, x, temperature, generator, protocol.ssim)
             for name, column in figures.items():
                 columns.setdefault(f"{mode}.{name}", []).append(column)
             codes[mode].append(batch_codes)

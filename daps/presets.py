@@ -51,8 +51,8 @@ PRESETS: dict[str, Preset] = {
     "digits": Preset(
         about="scikit-learn's 8 x 8 digits, embedded, 8 tokens of 8 symbols (3 bytes): about a minute on two cores",
         data=DataConfig("digits"),
-        nets=Architecture(num_tokens=8, vocab_size=8, width=32, heads=2, patches=(4, 2), trunk_layers=2, hidden=(128, 256),
-                          variance=(0.03, 0.03)),
+        nets=Architecture(num_tokens=8, vocab_size=8, width=32, heads=2, patches=(4, 2), trunk_layers=2,
+                          hidden=(128, 256), variance=(0.03, 0.03)),
         train=TrainConfig(steps=2_400, batch_size=32, learning_rate=3e-3, learning_rate_decay=0.05),
         methods={"daps": Variant(DAPSConfig(samples=16, beta_first=0.5, beta_last=0.01)),
                  "fsq":  Variant(FSQConfig((8,)), _parallel((4, 2), 2, 4, 8), {"learning_rate": 2e-3})},

@@ -257,7 +257,7 @@ def _loop(trainer: Trainer, run: Run, data: tuple[Dataset, Dataset], resumed: bo
 
 def _validate(trainer: Trainer, run: Run, held_out: Dataset) -> dict[str, float]:
     """Figures of a part of the validation split, into metrics.jsonl, and a picture."""
-    figures, arrays = evaluate(trainer.model, held_out, Protocol(samples=1))
+    figures, arrays = evaluate(trainer.model, held_out, Protocol(samples=1, ssim=False))
     names = ("log_p", "kl", "elbo", "beta_elbo")
     row = {f"val_{name}": figures[name] for name in names}
     row |= {"val_psnr": figures["stochastic"]["psnr"], "val_bits": figures["greedy"]["code_bits"]}
