@@ -1,5 +1,6 @@
 """Pictures in parquet tables: mnist, cifar10, and folders of parquet files."""
 
+import logging
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -68,6 +69,7 @@ def hub_split(name: str, table: Table, stem: str) -> Any:
     try:
         import datasets
 
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury our one line
         source = datasets.load_dataset(table.hub_id, split=stem)
         return source.cast_column(table.image, datasets.Image(decode=False))
     except Exception as error:  # the hub's client raises its own, and those of the network
