@@ -49,7 +49,7 @@ def _parallel(patches: tuple[int, ...], layers: int, mlp_ratio: int, vocab_size:
 # fmt: off
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
-        about="scikit-learn's 8 x 8 digits, embedded, 10 tokens of 8 symbols (30 bits): about 75 s on two cores",
+        about="scikit-learn's 8 x 8 digits, embedded, 10 tokens of 8 symbols (30 bits): under 90 s on two cores",
         data=DataConfig("digits"),
         nets=Architecture(num_tokens=10, vocab_size=8, width=32, heads=2, patches=(4, 2), trunk_layers=2,
                           hidden=(128, 256), variance=(0.03, 0.03)),
