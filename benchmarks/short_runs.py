@@ -57,6 +57,8 @@ def row(name: str, run: Run) -> dict[str, Any]:
         "perplexity_pooled_greedy": round(figures["greedy"]["perplexity_pooled"], 2),
         "train_cpu_seconds": last["cpu_seconds"],
         "skipped_steps": last["skipped"],
+        "last_ess": last.get("ess"),
+        "last_eta": last.get("eta"),
         "seed": run.config().train.seed,
         "command": "daps train mnist --data.path FOLDER " + " ".join(COMMON + VARIANTS[name]),
         "environment": {k: v for k, v in environment.items() if k != "command"},

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from daps.architecture import Architecture
 from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
 from daps.methods import METHODS, MethodConfig
 from daps.presets import PRESETS, preset
+from daps.suggest import did_you_mean
 from daps.version import VERSION
 
 DEVICE = arg(help="cpu, cuda, mps, or auto: the first accelerator found.")
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = COMMANDS.get(arguments[0])
         if command is None:
             raise ValueError(
-                f"no command {arguments[0]!r}; choose {', '.join(COMMANDS)}{_nearest(arguments[0], COMMANDS)}"
+                f"no command {arguments[0]!r}; choose {', '.join(COMMANDS)}{did_you_mean(arguments[0], COMMANDS)}"
             )
         command(arguments[1:])
     except BrokenPipeError:  # the reader of a pipe has left
@@ -263,11 +263,6 @@ def _take(arguments: list[str], flag: str, default: str) -> str:
     return default
 
 
-def _nearest(name: str, names: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def _parse(kind: type, arguments: Sequence[str], program: str, default: Any = None) -> Any:
     """Options by tyro, whose complaints, boxes of several lines, become one ValueError line."""
     keywords: dict[str, Any] = {} if default is None else {"default": default}
@@ -282,7 +277,7 @@ def _parse(kind: type, arguments: Sequence[str], program: str, default: Any = No
         ours = re.match(r"Error parsing \w+: (\w+[.:].*)", message)  # our own errors name option and remedy themselves
         raise ValueError(ours[1] if ours else f"{message}; see {program} --help") from None
     if unknown:
-        near = _nearest(unknown[0].split("=")[0], _flags(kind, default))
+        near = did_you_mean(unknown[0].split("=")[0], _flags(kind, default))
         raise ValueError(f"no option {unknown[0]!r}{near}; see {program} --help")
     return options
 

@@ -5,7 +5,6 @@ A code file is an .npz with `codes` [N, T], `num_tokens`, `vocab_size`, `model` 
 """
 
 import hashlib
-import io
 import zipfile
 from pathlib import Path
 
@@ -40,18 +39,16 @@ def encode_files(
         model.encode(values[start : start + batch_size], temperature, generator).cpu().numpy()
         for start in range(0, len(values), batch_size)
     ]
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        codes=np.concatenate(parts).astype(np.uint32),
-        num_tokens=model.num_tokens,
-        vocab_size=model.vocab_size,
-        model=fingerprint(model),
-        names=np.array(names, dtype=np.str_),
-    )
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as file:
-        file.write(content.getvalue())
+        np.savez_compressed(
+            file,
+            codes=np.concatenate(parts).astype(np.uint32),
+            num_tokens=model.num_tokens,
+            vocab_size=model.vocab_size,
+            model=fingerprint(model),
+            names=np.array(names, dtype=np.str_),
+        )
     return len(values), model.bits
 
 

@@ -3,7 +3,6 @@
 It speaks to a model through its using face and its encoder and decoder, so it knows no method.
 """
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +74,9 @@ def reconstruction(
         "squared_error": (_exact(original - mean) ** 2).flatten(1).mean(1),
         "psnr": _exact(psnr(original, mean, peak)),
     }
-    if ssim and ssim_window(model.data_shape):
-        figures["ssim"] = _exact(_ssim(original, mean, peak))
+    window = ssim_window(model.data_shape) if ssim else None
+    if window:
+        figures["ssim"] = _exact(_ssim(original, mean, peak, window))
     return figures, codes, mean
 
 
@@ -92,11 +92,10 @@ def ssim_window(shape: tuple[int, ...]) -> int | None:
     return 11 if min(shape[1:]) >= 11 else 7
 
 
-def _ssim(x: Tensor, x_hat: Tensor, peak: float) -> Tensor:
+def _ssim(x: Tensor, x_hat: Tensor, peak: float, window: int) -> Tensor:
     """SSIM over the windows that lie wholly inside the image, as its authors and scikit-image define it."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    window = ssim_window(tuple(x.shape[1:])) or 0
     _, everywhere = structural_similarity_index_measure(
         x_hat,
         x,
@@ -248,10 +247,8 @@ def evaluate_run(
     }
     if protocol.limit is None or protocol.limit >= len(dataset):
         name = "evaluation" if split == "validation" else f"evaluation_{split}"
-        content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
         with replacing(run.path / f"{name}.npz") as file:
-            file.write(content.getvalue())
+            np.savez_compressed(file, **arrays)
         write_json(run.path / f"{name}.json", figures)
     return figures
 

@@ -5,13 +5,13 @@ are ours. A method's row may change the networks where its encoder is of another
 """
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
 from daps.architecture import Architecture
 from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
-from daps.methods import METHODS, DAPSConfig, FSQConfig, MethodConfig
+from daps.methods import DAPSConfig, FSQConfig, MethodConfig
+from daps.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,11 @@ def preset(name: str, method: str = "daps") -> Config:
     """
     row = PRESETS.get(name)
     if row is None:
-        raise ValueError(f"preset: no {name!r}; choose {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
-    if method not in METHODS or method not in row.methods:
-        raise ValueError(
-            f"method: no {method!r} for preset {name}; choose {', '.join(row.methods)}{_nearest(method, row.methods)}"
-        )
+        raise ValueError(f"preset: no {name!r}; choose {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+    if method not in row.methods:
+        near = did_you_mean(method, row.methods)
+        raise ValueError(f"method: no {method!r} for preset {name}; choose {', '.join(row.methods)}{near}")
     variant = row.methods[method]
     nets = dataclasses.replace(row.nets, **variant.nets)
     train = dataclasses.replace(row.train, **variant.train)
     return Config(name, row.data, nets, variant.method, train, row.runtime)
-
-
-def _nearest(name: str, names: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -367,11 +367,10 @@ def _panel(entries: list[Entry], metric: str, x: str) -> plots.Panel | None:
             lines.append(plots.Curve(entry.style, *np.array(points, dtype=np.float64).T))
     if not lines:
         return None
-    targets = [(e.style, getattr(e.config.method, f"{metric}_target", None)) for e in entries]
     x_label = {"step": "step", "cpu_seconds": "CPU seconds"}[x]
     alt = f"{title} against {x_label} of {', '.join(entries[line.style].label for line in lines)}"
-    known = [(style, value) for style, value in targets if value is not None]
-    return plots.Panel(title, text, plots.curves(alt, lines, x_label, log, known))
+    targets = [(e.style, e.config.method.targets[metric]) for e in entries if metric in e.config.method.targets]
+    return plots.Panel(title, text, plots.curves(alt, lines, x_label, log, targets))
 
 
 def _panels(entries: list[Entry], metrics: Iterable[str], x: str) -> list[plots.Panel]:

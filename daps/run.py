@@ -6,7 +6,8 @@
     state.safetensors  all that resuming needs: weights, optimizer, counters
     environment.json   versions, machine, command
     samples/           pictures of originals over reconstructions
-    evaluation.json    figures of the whole validation set, from `daps eval`
+    evaluation.json    figures of the whole validation set, from `daps eval`, with pictures in evaluation.npz
+    .lock              held by the process that trains
 
 Every file is written under a temporary name, flushed to disk, then renamed: a kill or a full disk in the middle
 of a save leaves the last good one.

@@ -1,7 +1,6 @@
 """The training loop. Randomness and data order are functions of (seed, step), so resuming is running it again."""
 
 import dataclasses
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -168,29 +167,25 @@ class Trainer:
 _COUNTERS = ("step", "skipped", "skipped_in_a_row", "seconds", "cpu_seconds", "sums")
 
 
-def prepare(config: Config, run: Run, dataset: Dataset, device: torch.device) -> tuple[Trainer, bool]:
-    """A trainer at the start, or where the run folder stands; and whether it resumes. The config is resolved.
+def _take_up(trainer: Trainer, run: Run) -> bool:
+    """Brings a new trainer to where the run folder stands and readies the folder; whether there was anything to resume.
 
     Raises:
-        ValueError: the folder holds another experiment or a damaged state, or settings contradict each other.
+        ValueError: a damaged state, one of other data, or weights without a state.
     """
-    if config.runtime.threads:
-        torch.set_num_threads(config.runtime.threads)
-    trainer = Trainer(config, build_model(config, dataset).to(device), dataset.fingerprint)
     resumed = trainer.restore(run)
     if not resumed and run.model_path.is_file():
         raise ValueError(
             f"run: {run.path} holds weights but no {run.state_path.name} to resume from; choose another folder with "
             f"--run, or delete {run.model_path.name} to start over"
         )
-    if trainer.step < config.train.steps:
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.config_path, config.to_dict())
-        _record_environment(run, device, trainer.step)
+    if trainer.step < trainer.config.train.steps:
+        write_json(run.config_path, trainer.config.to_dict())
+        _record_environment(run, trainer.model.device, trainer.step)
         run.rewind_metrics(trainer.step)
     if resumed and run.trained_steps() != trainer.step:  # killed between the two files of a save
         run.save_model(trainer.model, trainer.step)
-    return trainer, resumed
+    return resumed
 
 
 def _record_environment(run: Run, device: torch.device, step: int) -> None:
@@ -216,18 +211,14 @@ def train(config: Config, folder: Path, data: tuple[Dataset, Dataset], device: s
         ValueError: contradicting settings, another experiment in the folder, a damaged checkpoint.
         Interrupted: Ctrl-C or SIGTERM; all is saved.
     """
-    run, place = Run(folder), pick_device(device)
-    config = resolve(config, data[0])
+    run, config = Run(folder), resolve(config, data[0])
     _check_folder(config, run)
-    fresh = not run.path.exists()
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    # Settings that contradict each other show here, before the folder is touched.
+    trainer = Trainer(config, build_model(config, data[0]).to(pick_device(device)), data[0].fingerprint)
     with exclusive(run.path):
-        try:
-            trainer, resumed = prepare(config, run, data[0], place)
-        except ValueError:
-            if fresh:  # leave no empty folder behind
-                shutil.rmtree(run.path, ignore_errors=True)
-            raise
-        _loop(trainer, run, data, resumed)
+        _loop(trainer, run, data, resumed=_take_up(trainer, run))
     return run
 
 

@@ -21,7 +21,7 @@ from daps.methods import METHODS
 from daps.presets import preset
 from daps.run import Run, exclusive
 from daps.scaling import Affine
-from daps.train import MAX_SKIPPED, Interrupted, Trainer, build_model, prepare, resolve, train
+from daps.train import MAX_SKIPPED, Interrupted, Trainer, build_model, resolve, train
 
 STEPS = 12
 
@@ -241,7 +241,7 @@ def test_a_truncated_checkpoint_is_told_in_one_line(tmp_path: Path, keep: int) -
     run = train(config, tmp_path / "run", data, "cpu")
     run.state_path.write_bytes(run.state_path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="damaged or not of this program") as caught:
-        prepare(resolve(config, data[0]), run, data[0], torch.device("cpu"))
+        train(config, run.path, data, "cpu")
     assert "\n" not in str(caught.value)
 
 

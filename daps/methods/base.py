@@ -141,3 +141,8 @@ class MethodConfig(ABC):
     @abstractmethod
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> Autoencoder:
         """The untrained model."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> dict[str, float]:
+        """Values that metrics are steered towards, by the metric's name."""

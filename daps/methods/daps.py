@@ -60,6 +60,11 @@ class DAPSConfig(MethodConfig):
         """The effective sample size asked for, in (1, K]."""
         return self.ess_fraction * self.samples
 
+    @property
+    def targets(self) -> dict[str, float]:
+        """The effective sample size."""
+        return {"ess": self.ess_target}
+
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> "DAPS":
         """The untrained model."""
         return DAPS(nets.encoder(), nets.decoder(), nets.data_shape, scaling, self, steps=steps)

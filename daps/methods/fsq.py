@@ -34,6 +34,11 @@ class FSQConfig(MethodConfig):
                 f"method.levels: needs one or more numbers in 2..1000, got {self.levels}; the paper takes 8 6 5"
             )
 
+    @property
+    def targets(self) -> dict[str, float]:
+        """None."""
+        return {}
+
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> "FSQ":
         """The untrained model; its encoder is a trunk with one patch per token."""
         if nets.vocab_size != math.prod(self.levels):
