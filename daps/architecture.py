@@ -6,12 +6,13 @@ from typing import Literal
 
 from torch import nn
 
-from daps.decoder import CodeEmbedding, Decoder, TableEmbedding
+from daps.decoder import Decoder
 from daps.encoder import AutoregressiveEncoder, Encoder, ParallelEncoder
 from daps.likelihood import BernoulliLikelihood, GaussianLikelihood, Likelihood
 from daps.nn.image import ImageHead, ImagePatches, Norm
 from daps.nn.sequence import FlatHead, SequenceHead, SequencePatches, VectorPatches
 from daps.nn.transformer import Trunk
+from daps.symbols import CodeEmbedding, Structure, code_embedding
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Architecture:
     """Hidden width of the transformers' perceptrons, in units of D."""
     encoder_kind: Literal["autoregressive", "parallel"] = "autoregressive"
     """Tokens one by one, or all at once (then one patch per token)."""
+    block: int = 1
+    """b, tokens that the autoregressive encoder emits at once, independent given the tokens before them."""
+    structure: Structure = "free"
+    """What symbols share, in every embedding and head: nothing, bits, digits, or coordinates on a lattice."""
     patches: tuple[int, ...] = (4, 4)
     """Grid that the encoder cuts x into: (rows, columns) of an image, (steps,) of a vector or sequence."""
     trunk_layers: int = 1
@@ -106,7 +111,7 @@ class Architecture:
     def encoder(self) -> Encoder:
         """q(z|x)."""
         if self.encoder_kind == "parallel":
-            return ParallelEncoder(self.parallel_trunk(), self.vocab_size)
+            return ParallelEncoder(self.parallel_trunk(), self.vocab_size, self.structure)
         return AutoregressiveEncoder(
             self.trunk(),
             self.num_tokens,
@@ -115,11 +120,14 @@ class Architecture:
             self.token_layers,
             self.heads,
             self.mlp_ratio,
+            self.block,
+            self.structure,
         )
 
     def decoder(self, embedding: CodeEmbedding | None = None) -> Decoder:
-        """p(x|z), on a free table of symbol vectors or on the embedding given."""
-        embedding = TableEmbedding(self.vocab_size, self.width) if embedding is None else embedding
+        """p(x|z), on vectors of symbols with the structure chosen, or on the embedding given."""
+        if embedding is None:
+            embedding = code_embedding(self.structure, self.vocab_size, self.width)
         likelihood = self._likelihood()
         return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape())
 

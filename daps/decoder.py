@@ -1,37 +1,11 @@
 """Decoders p(x|z): codes -> a distribution over x, in three parts: code embedding, network, likelihood."""
 
-from abc import ABC, abstractmethod
-
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps.likelihood import Likelihood
-
-
-class CodeEmbedding(nn.Module, ABC):
-    """Symbols, or differentiable features of symbols, to vectors."""
-
-    vocab_size: int
-
-    @abstractmethod
-    def forward(self, codes: Int[Tensor, "*N T"] | Float[Tensor, "*N T F"]) -> Float[Tensor, "*N T D"]:
-        """Integer codes, or floating features (for a table one-hots or probabilities, F = V)."""
-
-
-class TableEmbedding(CodeEmbedding):
-    """A free vector for every symbol, drawn from N(0, 1), shared by all positions."""
-
-    def __init__(self, vocab_size: int, width: int) -> None:
-        super().__init__()
-        self.vocab_size = vocab_size
-        self.weight = nn.Parameter(torch.randn(vocab_size, width))
-
-    def forward(self, codes: Int[Tensor, "*N T"] | Float[Tensor, "*N T F"]) -> Float[Tensor, "*N T D"]:
-        """Rows of the table, or mixtures of rows weighted by one-hots or probabilities."""
-        return codes @ self.weight if codes.is_floating_point() else F.embedding(codes, self.weight)
+from daps.symbols import CodeEmbedding
 
 
 class Decoder(nn.Module):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from daps.nn.linear import linear
 from daps.nn.transformer import Block, KeyValue, KVCache, Trunk, sinusoids
+from daps.symbols import Structure, symbol_head, token_input
 
 
 class Encoder(nn.Module, ABC):
@@ -78,10 +78,18 @@ class Encoder(nn.Module, ABC):
 class AutoregressiveEncoder(Encoder):
     """q(z|x) = prod_t q(z_t | x, z_<t): a trunk over x and a causal transformer that attends to it.
 
+    With blocks of b tokens, token t sees the blocks before its own, and the b tokens of a block are independent
+    given these: T / b steps to sample instead of T, log q as exact. b = 1 is fully autoregressive, b = T parallel.
+
     Args:
         trunk: x -> [B, P, D]; run once per x whatever K. `Trunk`, or any module with that shape.
         width: D.
         layers, heads, mlp_ratio: of the token decoder.
+        block: b, a divisor of T.
+        structure: what symbols share, at the input and at the output.
+
+    Raises:
+        ValueError: b does not divide T.
     """
 
     def __init__(
@@ -93,32 +101,36 @@ class AutoregressiveEncoder(Encoder):
         layers: int = 1,
         heads: int = 4,
         mlp_ratio: int = 4,
+        block: int = 1,
+        structure: Structure = "free",
     ) -> None:
         super().__init__()
-        self.num_tokens, self.vocab_size, self.heads = num_tokens, vocab_size, heads
+        if block < 1 or num_tokens % block:
+            raise ValueError(f"nets.block: must divide nets.num_tokens = {num_tokens}, got {block}; 1 emits one by one")
+        self.num_tokens, self.vocab_size, self.heads, self.block = num_tokens, vocab_size, heads, block
         self.trunk = trunk
         # Row V is the start symbol. It is no code, so every code, 0 included, can be scored and emitted.
-        self.embedding = nn.Embedding(vocab_size + 1, width)
+        self.embedding = token_input(structure, vocab_size, width)
         self.register_buffer("positions", sinusoids(num_tokens, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, cross=True) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.head = linear(width, vocab_size)
+        self.head = symbol_head(structure, vocab_size, width)
 
     positions: Tensor
 
     def logits(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T V"]:
-        """Row t depends on x and on the codes before t alone."""
+        """Row t depends on x and on the codes before t's block alone."""
         k, batch, tokens = codes.shape
         memories = self._memories(x)
         if len(memories[0].keys) != batch:
             raise ValueError(
                 f"codes: must have shape [K, B = {len(memories[0].keys)}, T] for this x, got {[*codes.shape]}"
             )
-        start = codes.new_full((batch, k, 1), self.vocab_size)
-        inputs = torch.cat([start, codes.transpose(0, 1)[..., :-1]], dim=-1)
+        start = codes.new_full((batch, k, self.block), self.vocab_size)
+        inputs = torch.cat([start, codes.transpose(0, 1)[..., : -self.block]], dim=-1)
         h = self.embedding(inputs.flatten(0, 1)) + self.positions[:tokens]
         for block, memory in zip(self.blocks, memories, strict=True):
-            h = block(h, causal=True, memory=memory)
+            h = block(h, causal=self.block, memory=memory)
         return self.head(self.norm(h)).unflatten(0, (batch, k)).transpose(0, 1)
 
     @torch.no_grad()
@@ -129,43 +141,48 @@ class AutoregressiveEncoder(Encoder):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> tuple[Int[Tensor, "K B T"], Float[Tensor, "K B T"]]:
-        """See Encoder.sample. The first token's distribution is computed once for all K samples of a datum."""
+        """See Encoder.sample. The first block's distribution is computed once for all K samples of a datum."""
         memories = self._memories(x)
-        batch = memories[0].keys.shape[0]
+        batch, block = memories[0].keys.shape[0], self.block
         uniforms = _uniforms((self.num_tokens, batch, k), self.positions, generator)
-        token = torch.full((batch, 1), self.vocab_size, device=self.positions.device)
+        tokens = torch.full((batch, block), self.vocab_size, device=self.positions.device)
         cache = KVCache.empty(len(self.blocks), batch, self.heads, self.num_tokens, self.positions)
         codes, log_q = [], []
-        for t in range(self.num_tokens):
-            logits, cache = self._next(token, memories, cache)
-            drawn, log_prob = draw(logits, uniforms[t] if t == 0 else uniforms[t].reshape(-1, 1), temperature)
+        for t in range(0, self.num_tokens, block):
+            logits, cache = self._next(tokens, memories, cache)
+            chances = uniforms[t : t + block].movedim(0, 1)  # B b K
             if t == 0:
+                drawn, log_prob = draw(logits.flatten(0, 1), chances.flatten(0, 1), temperature)
+                drawn, log_prob = (values.view(batch, block, k).transpose(1, 2) for values in (drawn, log_prob))
                 cache = cache.expanded(k)
-            token = drawn.reshape(batch * k, 1)
-            codes.append(drawn.reshape(batch, k))
-            log_q.append(log_prob.reshape(batch, k))
-        return torch.stack(codes, -1).transpose(0, 1), torch.stack(log_q, -1).transpose(0, 1)
+            else:
+                drawn, log_prob = draw(logits.flatten(0, 1), chances.transpose(1, 2).reshape(-1, 1), temperature)
+                drawn, log_prob = (values.view(batch, k, block) for values in (drawn, log_prob))
+            tokens = drawn.reshape(batch * k, block)
+            codes.append(drawn)
+            log_q.append(log_prob)
+        return torch.cat(codes, -1).transpose(0, 1), torch.cat(log_q, -1).transpose(0, 1)
 
     def _memories(self, x: Tensor) -> list[KeyValue]:
         context = self.trunk(x)
         return [cast(Block, block).memory(context) for block in self.blocks]
 
-    def _next(self, token: Tensor, memories: list[KeyValue], cache: KVCache) -> tuple[Tensor, KVCache]:
-        """Logits [N, V] of the token after `token` [N, 1], and the cache that holds it."""
-        h = self.embedding(token) + self.positions[cache.length]
+    def _next(self, tokens: Tensor, memories: list[KeyValue], cache: KVCache) -> tuple[Tensor, KVCache]:
+        """Logits [N, b, V] of the block after `tokens` [N, b], and the cache that holds it."""
+        h = self.embedding(tokens) + self.positions[cache.length : cache.length + self.block]
         for layer, (block, memory) in enumerate(zip(self.blocks, memories, strict=True)):
             h = block(h, memory=memory, cache=cache, layer=layer)
-        return self.head(self.norm(h[:, 0])), cache.advanced()
+        return self.head(self.norm(h)), cache.advanced(self.block)
 
 
 class ParallelEncoder(Encoder):
     """q(z|x) = prod_t q(z_t | x): all tokens independent given x, one patch of x per token."""
 
-    def __init__(self, trunk: Trunk, vocab_size: int) -> None:
+    def __init__(self, trunk: Trunk, vocab_size: int, structure: Structure = "free") -> None:
         super().__init__()
         self.num_tokens, self.vocab_size = trunk.patches, vocab_size
         self.trunk = trunk
-        self.head = linear(trunk.width, vocab_size)
+        self.head = symbol_head(structure, vocab_size, trunk.width)
 
     def logits(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "1 B T V"]:
         """The same for every sample of a datum."""

@@ -67,6 +67,15 @@ PRESETS: dict[str, Preset] = {
         methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33)),
                  "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
+    "mnist-paper": Preset(
+        about="MNIST, binarised, 8 tokens of 256 symbols (64 bits), exactly as in the paper",
+        data=DataConfig("mnist", scaling="binarise"),
+        nets=Architecture(num_tokens=8, vocab_size=256, width=64, patches=(2, 4), hidden=(64, 256),
+                          likelihood_kind="bernoulli"),
+        train=TrainConfig(steps=250_000, batch_size=256),
+        methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33)),
+                 "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
+    ),
     "cifar10": Preset(
         about="CIFAR-10, 64 tokens of 512 symbols (576 bits), as in the paper",
         data=DataConfig("cifar10"),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daps.architecture import Architecture
-from daps.decoder import Decoder, TableEmbedding
+from daps.decoder import Decoder
 from daps.likelihood import BernoulliLikelihood
 from daps.nn.image import ImageHead, ImagePatches
 from daps.nn.sequence import SequenceHead, SequencePatches, VectorPatches, resample

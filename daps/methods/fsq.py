@@ -8,17 +8,18 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from daps.architecture import Architecture
-from daps.decoder import CodeEmbedding
 from daps.encoder import Encoder
 from daps.methods.base import Autoencoder, MethodConfig, Metrics
 from daps.metrics import code_bits
 from daps.nn.linear import linear
 from daps.nn.transformer import Trunk
 from daps.scaling import Scaling
+from daps.symbols import CodeEmbedding
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class FSQConfig(MethodConfig):
             )
         lattice = Lattice(self.levels)
         encoder = LatticeEncoder(nets.parallel_trunk(), lattice)
-        return FSQ(encoder, nets.decoder(LatticeEmbedding(lattice, nets.width)), nets.data_shape, scaling)
+        embedding = LatticeEmbedding(lattice, nets.width, own=nets.structure != "free")
+        return FSQ(encoder, nets.decoder(embedding), nets.data_shape, scaling)
 
 
 class Lattice(nn.Module):
@@ -89,18 +91,30 @@ class Lattice(nn.Module):
 
 
 class LatticeEmbedding(CodeEmbedding):
-    """A linear map of lattice points: symbols that are neighbours on the lattice have similar vectors."""
+    """A linear map of lattice points: symbols that are neighbours on the lattice have similar vectors.
 
-    def __init__(self, lattice: Lattice, width: int) -> None:
+    With `own`, every symbol also has a vector of its own that starts at zero, as other methods' structured symbols.
+    """
+
+    def __init__(self, lattice: Lattice, width: int, own: bool = False) -> None:
         super().__init__()
         self.vocab_size = lattice.size
         self.lattice = lattice
         self.project = linear(lattice.dimensions, width)
+        self.own = nn.Parameter(torch.zeros(lattice.size, width)) if own else None
 
     def forward(self, codes: Int[Tensor, "*N T"] | Float[Tensor, "*N T F"]) -> Float[Tensor, "*N T D"]:
         """Integer symbols, or lattice points with gradient."""
         points = codes if codes.is_floating_point() else self.lattice.points(codes)
-        return self.project(points.to(self.project.weight.dtype))
+        vectors = self.project(points.to(self.project.weight.dtype))
+        if self.own is None:
+            return vectors
+        symbols = self.lattice.symbols(codes.detach()) if codes.is_floating_point() else codes
+        return vectors + F.embedding(symbols, self.own)
+
+    def table(self) -> Float[Tensor, "V D"]:
+        """The vectors of all lattice points."""
+        return self.forward(torch.arange(self.vocab_size, device=self.project.weight.device))
 
 
 class LatticeEncoder(Encoder):

@@ -38,15 +38,15 @@ class KVCache(NamedTuple):
         return KVCache(like.new_empty(shape), like.new_empty(shape), 0)
 
     def written(self, layer: int, new: KeyValue) -> KeyValue:
-        """Stores the next token's keys and values of one layer and returns all of that layer's so far."""
+        """Stores the next tokens' keys and values of one layer and returns all of that layer's so far."""
         end = self.length + new.keys.shape[2]
         self.keys[layer, :, :, self.length : end] = new.keys
         self.values[layer, :, :, self.length : end] = new.values
         return KeyValue(self.keys[layer, :, :, :end], self.values[layer, :, :, :end])
 
-    def advanced(self) -> "KVCache":
-        """The cache after one more token."""
-        return self._replace(length=self.length + 1)
+    def advanced(self, tokens: int = 1) -> "KVCache":
+        """The cache after so many more tokens."""
+        return self._replace(length=self.length + tokens)
 
     def expanded(self, k: int) -> "KVCache":
         """Every row repeated k times, as neighbours: one prefix continued by k samples."""
@@ -72,16 +72,30 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "N S D"],
-        causal: bool = False,
+        causal: int = 0,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "N S D"]:
-        """Attends within x, or, given a cache, from the one new token in x to all that came before it."""
+        """Attends within x, or, given a cache, from the new tokens in x to themselves and all before them.
+
+        `causal` is the length of the blocks in which tokens see one another and the past: 0 hides nothing, 1 is
+        the usual causal mask.
+        """
         query, keys, values = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if cache is not None:
             keys, values = cache.written(layer, KeyValue(keys, values))
-        mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=causal and cache is None)
+        mask = _block_mask(x.shape[1], causal, x) if causal > 1 and cache is None else None
+        first = causal == 1 and cache is None
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=first)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def _block_mask(tokens: int, block: int, like: Tensor) -> Tensor | None:
+    """[S, S], true where token s may see token r: where r's block is not after s's. None if there is one block."""
+    if block >= tokens:
+        return None
+    blocks = torch.arange(tokens, device=like.device) // block
+    return blocks[:, None] >= blocks
 
 
 class CrossAttention(nn.Module):
@@ -128,7 +142,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "N S D"],
-        causal: bool = False,
+        causal: int = 0,
         memory: KeyValue | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
