@@ -129,7 +129,8 @@ class Architecture:
         if embedding is None:
             embedding = code_embedding(self.structure, self.vocab_size, self.width)
         likelihood = self._likelihood()
-        return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape())
+        grid = self.decoder_grid if self.decoder_kind == "conv" else None
+        return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape(), grid)
 
     def _shape(self) -> tuple[int, ...]:
         if not 1 <= len(self.data_shape) <= 3:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from daps.architecture import Architecture
 from daps.methods import METHODS, Autoencoder, MethodConfig
+from daps.optim import Kind
 from daps.scaling import Affine, Scaling, Threshold
 
-FORMAT = 1  # of a run folder
+FORMAT = 2  # of a run folder
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,18 @@ class TrainConfig:
     """Updates."""
     batch_size: int = 256
     """Data per update, drawn with replacement."""
+    optimizer: Kind = "adamw"
+    """AdamW, or Muon for the matrices inside the networks and AdamW for the rest."""
     learning_rate: float = 3e-4
-    """Of AdamW, at the first step."""
+    """At the first step, or after the warm-up."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from zero."""
     learning_rate_decay: float = 1.0
     """Learning rate at the last step as a fraction of that at the first, along half a cosine; 1 keeps it constant."""
     weight_decay: float = 1e-4
-    """Of AdamW, on all parameters of the networks."""
+    """Decoupled, on all parameters of the networks."""
+    ema: float = 0.0
+    """Memory of the weights' moving average, which then is what is evaluated and saved, e.g. 0.999; 0: none."""
     clip: float = 1.0
     """Largest ratio of gradient norm to parameter norm, per output unit (adaptive gradient clipping)."""
     seed: int = 0
@@ -52,6 +59,8 @@ class TrainConfig:
                 raise ValueError(f"train.{name}: must be > 0 and finite, got {getattr(self, name)}")
         if not 0 < self.learning_rate_decay <= 1:
             raise ValueError(f"train.learning_rate_decay: must lie in (0, 1], got {self.learning_rate_decay:g}")
+        if self.warmup < 0 or not 0 <= self.ema < 1:
+            raise ValueError(f"train: warmup must be >= 0 and ema in [0, 1), got {self.warmup} and {self.ema:g}")
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.seed < 2**63:
             raise ValueError(
                 "train: weight_decay must be >= 0 and finite, seed in 0..2^63 - 1, got "

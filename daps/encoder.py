@@ -22,6 +22,7 @@ class Encoder(nn.Module, ABC):
 
     num_tokens: int
     vocab_size: int
+    shared = False  # whether one row of logits serves all samples of a datum
 
     @abstractmethod
     def sample(
@@ -54,13 +55,7 @@ class Encoder(nn.Module, ABC):
 
     def log_prob(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
         """log q(z_t | x, z_<t) of given codes, nats, by teacher forcing, with gradient."""
-        logits, codes = self.logits(x, codes), codes.long()
-        if len(logits) < len(codes):  # shared by the samples: normalise once, then look up
-            log_q = logits.log_softmax(-1).expand(*codes.shape, -1)
-            return log_q.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-        rows, targets = logits.transpose(0, 1), codes.transpose(0, 1)  # datum first, as encoders lay them out
-        nats = F.cross_entropy(rows.flatten(0, -2), targets.flatten(), reduction="none")
-        return -nats.view(targets.shape).transpose(0, 1)
+        return token_log_prob(self.logits(x, codes), codes)
 
     def entropy(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
         """Exact entropy of q(z_t | x, z_<t) at each token given its prefix, nats."""
@@ -178,6 +173,8 @@ class AutoregressiveEncoder(Encoder):
 class ParallelEncoder(Encoder):
     """q(z|x) = prod_t q(z_t | x): all tokens independent given x, one patch of x per token."""
 
+    shared = True
+
     def __init__(self, trunk: Trunk, vocab_size: int, structure: Structure = "free") -> None:
         super().__init__()
         self.num_tokens, self.vocab_size = trunk.patches, vocab_size
@@ -202,6 +199,17 @@ class ParallelEncoder(Encoder):
         uniforms = _uniforms((batch * tokens, k), logits, generator)
         codes, log_q = draw(logits.flatten(0, 1), uniforms, temperature)
         return codes.view(batch, tokens, k).movedim(2, 0), log_q.view(batch, tokens, k).movedim(2, 0)
+
+
+def token_log_prob(logits: Float[Tensor, "_ B T V"], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
+    """log q of each token under `Encoder.logits`, nats, with gradient."""
+    codes = codes.long()
+    if len(logits) < len(codes):  # shared by the samples: normalise once, then look up
+        log_q = logits.log_softmax(-1).expand(*codes.shape, -1)
+        return log_q.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+    rows, targets = logits.transpose(0, 1), codes.transpose(0, 1)  # datum first, as encoders lay them out
+    nats = F.cross_entropy(rows.flatten(0, -2), targets.flatten(), reduction="none")
+    return -nats.view(targets.shape).transpose(0, 1)
 
 
 def draw(

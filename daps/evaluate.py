@@ -45,16 +45,22 @@ class Protocol:
 @torch.no_grad()
 def likelihoods(
     model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator
-) -> dict[str, Float[Tensor, " B"]]:
-    """log p, exact KL along sampled prefixes and the importance-weighted bound of each datum, nats."""
+) -> tuple[dict[str, Float[Tensor, " B"]], Float[Tensor, "T V"]]:
+    """log p, exact KL along sampled prefixes and the importance-weighted bound of each datum, nats.
+
+    Also the mean over data and samples of q(z_t | x, z_<t): the aggregate's distribution at every position.
+    """
     y = model.scaling(x)
     codes, log_q = model.encoder.sample(y, samples, generator=generator)
     log_p = _exact(model.decoder(codes).log_prob(y))
-    return {
+    policy = _exact(model.encoder.logits(y, codes)).softmax(-1)
+    entropy = -torch.xlogy(policy, policy).sum((-1, -2)).mean(0)
+    figures = {
         "log_p": log_p.mean(0),
-        "kl": _exact(model.encoder.kl(y, codes)).sum(-1).mean(0),
+        "kl": model.bits * math.log(2) - entropy,
         "iw_log_likelihood": importance_weighted(log_p, _exact(log_q).sum(-1), model.bits),
     }
+    return figures, policy.mean((0, 1))
 
 
 @torch.no_grad()
@@ -114,9 +120,10 @@ def evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[
 
     Returns:
         figures: `log_p`, `kl`, `elbo` (beta = 1), `beta_elbo` (the method's final beta) and `iw_log_likelihood`
-            in nats per datum, means over S samples of q; bits; and for a "stochastic" (one sample of q) and a
-            "greedy" (its mode) encoding: log p, PSNR (mean over data, and of the pooled error), SSIM, usage and
-            perplexity of the codebook per position and pooled.
+            in nats per datum, means over S samples of q; bits: nominal, entropy of q(z|x), and information, the
+            entropies of the aggregate's positions less that of q(z|x), which is I(x; z) but for what positions
+            share; and for a "stochastic" (one sample of q) and a "greedy" (its mode) encoding: log p, PSNR (mean
+            over data, and of the pooled error), SSIM, usage and perplexity of the codebook per position and pooled.
         arrays: the first 32 `originals` and greedy `reconstructions`, and `counts` [T, V] of greedy symbols.
     """
     was_training = model.training
@@ -135,9 +142,12 @@ def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple
     columns: dict[str, list[Tensor]] = {}
     codes: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     shown: list[Tensor] = []
+    aggregate = torch.zeros(model.num_tokens, model.vocab_size, dtype=torch.float64)
     for start in range(0, count, protocol.batch_size):
         x = torch.as_tensor(dataset[start : min(start + protocol.batch_size, count)], device=model.device)
-        for name, column in likelihoods(model, x, protocol.samples, generator).items():
+        bounds, policy = likelihoods(model, x, protocol.samples, generator)
+        aggregate += policy * (len(x) / count)
+        for name, column in bounds.items():
             columns.setdefault(name, []).append(column)
         for mode, temperature in modes.items():
             figures, batch_codes, mean = reconstruction(model, x, temperature, generator, protocol.ssim)
@@ -147,7 +157,7 @@ def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple
         if start < 32:
             shown.append(mean)
     means = {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
-    results = _summary(model, means) | {
+    results = _summary(model, means, aggregate) | {
         "split": dataset.split,
         "n": count,
         "importance_samples": protocol.samples,
@@ -165,8 +175,9 @@ def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple
     return results, arrays
 
 
-def _summary(model: Autoencoder, means: dict[str, float]) -> dict[str, Any]:
+def _summary(model: Autoencoder, means: dict[str, float], aggregate: Tensor) -> dict[str, Any]:
     log_p, kl = means["log_p"], means["kl"]
+    entropy_bits = model.bits - kl / math.log(2)
     return {
         "log_p": log_p,
         "kl": kl,
@@ -177,7 +188,8 @@ def _summary(model: Autoencoder, means: dict[str, float]) -> dict[str, Any]:
         "num_tokens": model.num_tokens,
         "vocab_size": model.vocab_size,
         "nominal_bits": model.bits,
-        "entropy_bits": model.bits - kl / math.log(2),
+        "entropy_bits": entropy_bits,
+        "information_bits": float(count_entropy(aggregate).sum()) / math.log(2) - entropy_bits,
     }
 
 

@@ -14,7 +14,7 @@ def symbol_counts(codes: Int[Tensor, "*N T"], vocab_size: int) -> Int[Tensor, "T
     return torch.bincount(cells.flatten(), minlength=tokens * vocab_size).view(tokens, vocab_size)
 
 
-def count_entropy(counts: Int[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
+def count_entropy(counts: Shaped[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
     """Entropy of the distribution proportional to counts, nats; 0 where there are none."""
     wide = torch.float32 if counts.device.type == "mps" else torch.float64  # MPS has no float64
     share = counts.to(wide) / counts.sum(-1, keepdim=True).clamp(min=1)

@@ -51,18 +51,25 @@ def effective_sample_size(log_w: Float[Tensor, "K B"]) -> Float[Tensor, " B"]:
     return log_ess.exp().clamp(1, log_w.shape[0])
 
 
-def policy_loss(log_w: Float[Tensor, "K B"], log_q: Float[Tensor, "K B"] | Float[Tensor, "K B T"]) -> Float[Tensor, ""]:
+def policy_loss(
+    log_w: Float[Tensor, "K B"] | Float[Tensor, "K B T"],
+    log_q: Float[Tensor, "K B"] | Float[Tensor, "K B T"],
+    baseline: float = 0.0,
+) -> Float[Tensor, ""]:
     """Encoder loss -(1/B) sum_b sum_k w_b^k log q(z_b^k|x_b), nats; no gradient flows through the weights.
 
     Args:
-        log_w: log of the weights, normalised over K.
+        log_w: log of the weights, normalised over K: per sequence [K, B], or per token [K, B, T].
         log_q: log-probabilities with gradient, per sequence [K, B] or per token [K, B, T] (summed over tokens).
+        baseline: taken off every weight. 1 / K leaves the expected gradient alone, since that of log q is zero in
+            the mean over q, and lowers its variance.
     """
-    if log_q.ndim == 3:
+    weights = log_w.detach().exp() - baseline
+    if log_q.ndim == 3 and log_w.ndim == 2:
         log_q = log_q.sum(-1)
-    weights = log_w.detach().exp()
     # A sample of weight zero may have log q = -inf, and 0 * -inf is not 0.
-    return -(weights * log_q.where(weights != 0, 0.0)).sum(0).mean()
+    loss = -(weights * log_q.where(weights != 0, 0.0)).sum(0)
+    return (loss if loss.ndim == 1 else loss.sum(-1)).mean()
 
 
 def eta_loss(

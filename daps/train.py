@@ -6,17 +6,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from daps.clipping import adaptive_clip
 from daps.config import Config
 from daps.data import Dataset, batch_indices
 from daps.evaluate import Protocol, evaluate, subset
 from daps.methods import Autoencoder
+from daps.optim import optimizers
 from daps.pictures import save_comparison
 from daps.progress import ProgressLine
 from daps.run import LOCK, Run, environment, exclusive, load_weights, pick_device, write_json
@@ -57,10 +59,13 @@ class Trainer:
 
     def __init__(self, config: Config, model: Autoencoder, data_fingerprint: str = "") -> None:
         self.config, self.model, self.data_fingerprint = config, model, data_fingerprint
-        groups = model.parameter_groups(config.train.learning_rate, config.train.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=model.device.type in ("cpu", "cuda"))
-        self.first_rates = [group["lr"] for group in groups]
-        self.rate = Cosine(1.0, config.train.learning_rate_decay, config.train.steps)
+        train = config.train
+        groups = model.parameter_groups(train.learning_rate, train.weight_decay)
+        self.optimizers = optimizers(train.optimizer, model, groups, model.device)
+        self.first_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.decay = Cosine(1.0, train.learning_rate_decay, train.steps)
+        average = get_ema_multi_avg_fn(train.ema) if train.ema else None
+        self.average = AveragedModel(model, multi_avg_fn=average) if average else None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.step = 0  # steps done
         self.skipped = 0  # steps without a finite gradient
@@ -79,15 +84,17 @@ class Trainer:
         rows = batch_indices(train.seed, self.step, len(dataset), train.batch_size)
         x = torch.as_tensor(dataset[rows], device=self.model.device)
         torch.manual_seed(_mixed(train.seed, self.step))
-        self.optimizer.zero_grad()
-        for group, first in zip(self.optimizer.param_groups, self.first_rates, strict=True):
-            group["lr"] = first * self.rate(self.step)
+        self.model.zero_grad()
+        self._set_learning_rate()
         statistics_before = [buffer.clone() for buffer in self.model.buffers()]  # of batch normalisation
         loss, metrics = self.model(x, self.step)
         loss.backward()
         gradient_norm = adaptive_clip(self.parameters, train.clip)
         if bool(torch.isfinite(loss.detach() + gradient_norm)):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
             self.skipped_in_a_row = 0
             self.pending.append({"loss": loss.detach(), "gradient_norm": gradient_norm, **metrics})
         else:
@@ -103,6 +110,18 @@ class Trainer:
                 f"training: {MAX_SKIPPED} steps in a row had no finite gradient (now step {self.step}); the last "
                 "checkpoint is kept; lower train.learning_rate or raise the floor of nets.variance"
             )
+
+    @property
+    def result(self) -> Autoencoder:
+        """The model to evaluate and to keep: the moving average of the weights if there is one."""
+        return self.model if self.average is None else cast(Autoencoder, self.average.module)
+
+    def _set_learning_rate(self) -> None:
+        """That of this step: a linear rise, times the decay."""
+        rate = self.decay(self.step) * min(1.0, (self.step + 1) / max(self.config.train.warmup, 1))
+        for optimizer, firsts in zip(self.optimizers, self.first_rates, strict=True):
+            for group, first in zip(optimizer.param_groups, firsts, strict=True):
+                group["lr"] = first * rate
 
     def row(self) -> dict[str, Any]:
         """The means of the metrics since the last row, which a new window begins after."""
@@ -130,11 +149,14 @@ class Trainer:
         """Writes the resumable state, then the weights."""
         self.fold()
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+        for which, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{which}.{index}.{name}": tensor for name, tensor in state.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         counters = {name: getattr(self, name) for name in _COUNTERS}
         run.save_state(tensors, {"data": self.data_fingerprint, **counters})
-        run.save_model(self.model, self.step)
+        run.save_model(self.result, self.step)
 
     def restore(self, run: Run) -> bool:
         """Takes up the state of a run folder; False where there is none.
@@ -153,12 +175,16 @@ class Trainer:
             )
         weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
         load_weights(self.model, weights, run.state_path)
-        state: dict[int, dict[str, Tensor]] = {}
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.optimizers]
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+                _, which, index, key = name.split(".")
+                states[int(which)].setdefault(int(index), {})[key] = tensor
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        if self.average is not None:
+            averaged = {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("average.")}
+            self.average.load_state_dict(averaged)
         for name in _COUNTERS:
             setattr(self, name, counters[name])
         return True
@@ -184,7 +210,7 @@ def _take_up(trainer: Trainer, run: Run) -> bool:
         _record_environment(run, trainer.model.device, trainer.step)
         run.rewind_metrics(trainer.step)
     if resumed and run.trained_steps() != trainer.step:  # killed between the two files of a save
-        run.save_model(trainer.model, trainer.step)
+        run.save_model(trainer.result, trainer.step)
     return resumed
 
 
@@ -248,11 +274,12 @@ def _loop(trainer: Trainer, run: Run, data: tuple[Dataset, Dataset], resumed: bo
 
 def _validate(trainer: Trainer, run: Run, held_out: Dataset) -> dict[str, float]:
     """Figures of a part of the validation split, into metrics.jsonl, and a picture."""
-    figures, arrays = evaluate(trainer.model, held_out, Protocol(samples=1, ssim=False))
-    names = ("log_p", "kl", "elbo", "beta_elbo")
+    figures, arrays = evaluate(trainer.result, held_out, Protocol(samples=1, ssim=False))
+    names = ("log_p", "kl", "elbo", "beta_elbo", "information_bits")
     row = {f"val_{name}": figures[name] for name in names}
     row |= {"val_psnr": figures["stochastic"]["psnr"], "val_bits": figures["greedy"]["code_bits"]}
-    run.append_metrics({"step": trainer.step, **row, "cpu_seconds": round(trainer.cpu_seconds, 3)})
+    clocks = {"seconds": round(trainer.seconds, 3), "cpu_seconds": round(trainer.cpu_seconds, 3)}
+    run.append_metrics({"step": trainer.step, **row, **clocks})
     path = run.samples_path / f"step_{trainer.step:08d}.png"
     save_comparison(path, arrays["originals"][:16], arrays["reconstructions"][:16], float(trainer.model.scaling.peak))
     return row

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from daps.architecture import Architecture
 from daps.decoder import Decoder
+from daps.symbols import TableEmbedding
 from daps.likelihood import BernoulliLikelihood
 from daps.nn.image import ImageHead, ImagePatches
 from daps.nn.sequence import SequenceHead, SequencePatches, VectorPatches, resample

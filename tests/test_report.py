@@ -83,6 +83,7 @@ def figures(shift: float, has_ssim: bool) -> dict[str, Any]:
         "beta_elbo": -1235.125 - shift,
         "iw_log_likelihood": -1233.75 - shift,
         "entropy_bits": 12.25 + shift,
+        "information_bits": 20.5 + shift,
         "split": "validation",
         "n": 1360,
         "importance_samples": 8,

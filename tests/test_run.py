@@ -84,8 +84,8 @@ def test_weights_of_another_model_are_told(run: Run) -> None:
 
 def test_a_run_of_another_version_is_told(run: Run) -> None:
     settings = json.loads(run.config_path.read_text())
-    write_json(run.config_path, settings | {"format": 2})
-    with pytest.raises(ValueError, match="reads run format 1, the folder has 2; open it with the version"):
+    write_json(run.config_path, settings | {"format": 3})
+    with pytest.raises(ValueError, match="reads run format 2, the folder has 3; open it with the version"):
         daps.load(run.path)
 
 

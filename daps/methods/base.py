@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from daps.architecture import Architecture
+from daps.decoder import with_vectors
 from daps.encoder import Encoder
 from daps.scaling import Affine, Scaled, Scaling
+from daps.search import improve
 
 Metrics = dict[str, Tensor | float]
 
@@ -71,7 +73,11 @@ class Autoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def encode(
-        self, x: Tensor | np.ndarray, temperature: float = 0.0, generator: torch.Generator | None = None
+        self,
+        x: Tensor | np.ndarray,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        effort: int = 0,
     ) -> Int[Tensor, "B T"]:
         """Codes of data.
 
@@ -79,11 +85,16 @@ class Autoencoder(nn.Module, ABC):
             x: [B, *data_shape] in natural units.
             temperature: 0 takes the most likely symbol at each token (greedy), 1 samples q(z|x).
             generator: makes a stochastic encoding reproducible.
+            effort: sweeps of search over the codes that follow; log p(x|z) never falls, time grows in proportion.
 
         Raises:
-            ValueError: another shape, or values that are not finite.
+            ValueError: another shape, values that are not finite, or a negative effort.
         """
-        return self.encoder.sample(self.scaled(x), 1, temperature, generator)[0][0]
+        if effort < 0:
+            raise ValueError(f"effort: must be >= 0 sweeps, got {effort}; 0 takes the encoder's codes as they are")
+        y = self.scaled(x)
+        codes = self.encoder.sample(y, 1, temperature, generator)[0]
+        return improve(with_vectors(self.decoder, "effort"), y, codes, effort)[0] if effort else codes[0]
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "*N T"] | np.ndarray) -> Distribution:

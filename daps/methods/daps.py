@@ -2,9 +2,14 @@
 
 Draw K code sequences for each datum, score them by the decoder, and fit the encoder to the best policy within
 a trust region around it: weighted maximum likelihood, with no gradient through the codes.
+
+What may vary is a part with a file of its own: how credit is divided (credit), which sequences are trained on
+(selection), what a full codebook earns (codebook), how samples are improved first (search), what the decoder's
+derivative adds (critic), what sets the price of entropy (schedules, rate). docs/learning.md derives each.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,12 +18,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daps.architecture import Architecture
-from daps.encoder import Encoder
+from daps.codebook import RareSymbols
+from daps.credit import Credit, LocalCredit, Reach, SequenceCredit
+from daps.critic import improved, predicted_change
+from daps.decoder import with_vectors
+from daps.encoder import Encoder, token_log_prob
 from daps.methods.base import Autoencoder, MethodConfig, Metrics
 from daps.metrics import code_bits
 from daps.objective import effective_sample_size, eta_loss, log_weights, policy_loss, solve_eta
+from daps.rate import RateController
 from daps.scaling import Scaling
 from daps.schedules import Constant, Exponential
+from daps.search import improve
+from daps.selection import resample, take
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,30 @@ class DAPSConfig(MethodConfig):
     """eta at the first step, where it is moved by gradient."""
     eta_learning_rate: float = 1e-3
     """Learning rate of log eta, where it is moved by gradient."""
+    trained: int = 0
+    """Sequences, resampled from the K by weight, that gradients are spent on; 0: all K, as in the paper."""
+    centred: bool = False
+    """Weights w - 1/K: the same expected gradient with less variance."""
+    credit: Literal["sequence", "local"] = "sequence"
+    """One weight per sequence, or per token by the part of x that it reaches (convolutional decoders)."""
+    reach: int = 1
+    """Radius, in tokens, of what a token answers for under local credit."""
+    tail: float = 0.0
+    """Share of what later tokens reach that a token answers for too (local credit); 1 for autoregressive encoders."""
+    fullness: float = 0.0
+    """Reward, in nats per nat, for symbols that are rare in the aggregate of the codes; 0: none, as in the paper."""
+    fullness_first: float = 0.3
+    """Share of the training at which this reward begins to rise."""
+    fullness_last: float = 0.5
+    """Share of the training at which it is fully on."""
+    sweeps: int = 0
+    """Sweeps of greedy search that improve the samples before they are learned from."""
+    critic: float = 0.0
+    """Trust region, in nats per token, of the first-order targets; 0: none."""
+    rate: float = 0.0
+    """Bits of KL that beta is steered towards, from beta_first on; 0: beta decays to beta_last."""
+    rate_gain: float = 0.01
+    """Change of log beta per step and relative error of the rate."""
 
     def __post_init__(self) -> None:
         if self.samples < 2:
@@ -54,6 +90,22 @@ class DAPSConfig(MethodConfig):
                 "method: beta_first, beta_last and eta_first must be > 0 and eta_learning_rate >= 0, all finite, got "
                 f"{self.beta_first:g}, {self.beta_last:g}, {self.eta_first:g}, {self.eta_learning_rate:g}"
             )
+
+        if not 0 <= self.trained <= self.samples:
+            raise ValueError(f"method.trained: must lie in 0..K = {self.samples}, got {self.trained}; 0 trains on all")
+        least = {name: getattr(self, name) for name in ("reach", "fullness", "sweeps", "critic", "rate", "rate_gain")}
+        for name, value in least.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"method.{name}: must be >= 0 and finite, got {value:g}; 0 switches it off")
+        if not 0 <= self.tail <= 1:
+            raise ValueError(f"method.tail: must lie in [0, 1], got {self.tail:g}; 1 for autoregressive encoders")
+        if not 0 <= self.fullness_first <= self.fullness_last <= 1:
+            raise ValueError(
+                "method: needs 0 <= fullness_first <= fullness_last <= 1, got "
+                f"{self.fullness_first:g} and {self.fullness_last:g}; they are shares of the training"
+            )
+        if self.eta == "gradient" and self.credit == "local":
+            raise ValueError("method.eta: local credit solves its multiplier; take eta = solve, or credit = sequence")
 
     @property
     def ess_target(self) -> float:
@@ -74,9 +126,13 @@ class DAPS(Autoencoder):
     """Policy search over code sequences.
 
     Args:
-        encoder, decoder, data_shape, scaling: as in Autoencoder; any modules with these faces serve.
+        encoder, decoder, data_shape, scaling: as in Autoencoder; any modules with these faces serve. Local credit,
+            search and first-order targets ask for a `daps.decoder.Decoder`.
         config: settings.
         steps: length of training, over which beta decays.
+
+    Raises:
+        ValueError: settings that these networks cannot serve.
     """
 
     def __init__(
@@ -90,39 +146,82 @@ class DAPS(Autoencoder):
         steps: int,
     ) -> None:
         super().__init__(encoder, decoder, data_shape, scaling)
-        self.config = DAPSConfig() if config is None else config
-        first, last = self.config.beta_first, self.config.beta_last
-        self.beta = Constant(first) if first == last else Exponential(first, last, max(steps, 1))
-        self.log_eta = nn.Parameter(torch.tensor(self.config.eta_first).log())
-        self.log_eta.requires_grad_(self.config.eta == "gradient")
+        self.config = config = DAPSConfig() if config is None else config
+        self.beta = _price_of_entropy(config, max(steps, 1))
+        self.credit = _credit(config, encoder, decoder)
+        self.rarity = _rarity(config, encoder, max(steps, 1))
+        self.log_eta = nn.Parameter(torch.tensor(config.eta_first).log())
+        self.log_eta.requires_grad_(config.eta == "gradient")
 
     def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of a batch in natural units: policy + reconstruction (+ multiplier)."""
-        config, beta = self.config, self.beta(step)
-        y = self.scaling(x)
-        codes, log_q_tokens = self.encoder.sample(y, config.samples)  # roll out
-        log_p = self.decoder(codes).log_prob(y)  # reward, with gradient to the decoder
-        reward, log_q = log_p.detach(), log_q_tokens.sum(-1)
+        config, beta, y = self.config, self.beta(step), self.scaling(x)
+        codes, log_q_tokens = self._roll_out(y)
+        with torch.set_grad_enabled(not config.trained):
+            log_p, returns = self.credit(self.decoder(codes), y, log_q_tokens)  # log p: with gradient to the decoder
+        reward = self._with_rarity(returns.reward, codes, step)
+        eta, dual_loss = self._multiplier(reward, returns.log_q, beta)
+        log_w = log_weights(reward, returns.log_q, eta, beta)
 
-        if config.eta == "solve":
-            eta = solve_eta(reward, log_q, beta, config.ess_target)
-            dual_loss = eta.new_zeros(())
-        else:
-            eta = self.log_eta.detach().exp()
-            dual_loss = eta_loss(reward, log_q, self.log_eta, beta, config.ess_target)
-        log_w = log_weights(reward, log_q, eta, beta)
-
-        loss = policy_loss(log_w, self.encoder.log_prob(y, codes)) - log_p.mean() + dual_loss
-        kl = log_q.mean() + self.num_tokens * math.log(self.vocab_size)
-        return loss, {
-            "log_p": reward.mean(),
-            "elbo": reward.mean() - kl,
+        kl = log_q_tokens.sum(-1).mean() + self.num_tokens * math.log(self.vocab_size)
+        metrics: Metrics = {
+            "log_p": log_p.detach().mean(),
+            "elbo": log_p.detach().mean() - kl,
             "kl": kl,
             "ess": effective_sample_size(log_w).mean(),
             "eta": eta,
             "beta": beta,
             "bits": code_bits(codes, self.vocab_size),
         }
+        if isinstance(self.beta, RateController):
+            self.beta.observe(kl)
+        if config.trained:
+            chosen, log_w_chosen = resample(log_w, config.trained)
+            few = take(codes, chosen)
+            log_p = self.decoder(few).log_prob(y)
+            if not self.encoder.shared:  # else all K cost the encoder no more than a few
+                codes, log_w = few, log_w_chosen
+        return self._policy_loss(y, codes, log_w, beta) - log_p.mean() + dual_loss, metrics
+
+    def _roll_out(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """K sequences of codes and their log q per token, without gradient."""
+        codes, log_q = self.encoder.sample(y, self.config.samples)
+        if self.config.sweeps:
+            codes = improve(with_vectors(self.decoder, "method.sweeps"), y, codes, self.config.sweeps)
+            with torch.no_grad():
+                log_q = self.encoder.log_prob(y, codes)
+        return codes, log_q
+
+    def _with_rarity(self, reward: Tensor, codes: Tensor, step: int) -> Tensor:
+        """The reward and, where it is asked for, that of rare symbols."""
+        if self.rarity is None:
+            return reward
+        bonus = self.rarity(codes, step)
+        self.rarity.observe(codes)
+        return reward + (bonus if reward.ndim == 3 else bonus.sum(-1))
+
+    def _multiplier(self, reward: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """eta, and the loss that moves it."""
+        target = self.config.ess_target
+        if self.config.eta == "solve":
+            eta = solve_eta(reward, log_q, beta, target)
+            return eta, eta.new_zeros(())
+        return self.log_eta.detach().exp(), eta_loss(reward, log_q, self.log_eta, beta, target)
+
+    def _policy_loss(self, y: Tensor, codes: Tensor, log_w: Tensor, beta: float) -> Tensor:
+        """Weighted maximum likelihood of the codes, and of the first-order targets where they are asked for."""
+        config, logits = self.config, self.encoder.logits(y, codes)
+        log_q = token_log_prob(logits, codes)
+        loss = policy_loss(log_w, log_q, baseline=1 / len(codes) if config.centred else 0.0)
+        if not config.critic:
+            return loss
+        gain = predicted_change(with_vectors(self.decoder, "method.critic"), y, codes)
+        weights = log_w.exp() if log_w.ndim == 3 else log_w.exp().unsqueeze(-1)
+        if len(logits) < len(codes):  # one distribution for all samples of a datum: one target for it
+            gain, weights = (weights.unsqueeze(-1) * gain).sum(0, keepdim=True), weights.sum(0, keepdim=True)
+        log_policy = logits.log_softmax(-1)
+        target = improved(log_policy.detach(), gain, beta, config.critic).exp()
+        return loss - (weights * (target * log_policy).sum(-1)).sum((0, 2)).mean()
 
     @property
     def final_beta(self) -> float:
@@ -136,3 +235,32 @@ class DAPS(Autoencoder):
         if self.log_eta.requires_grad:
             groups.append({"params": [self.log_eta], "lr": self.config.eta_learning_rate, "weight_decay": 0.0})
         return groups
+
+
+def _price_of_entropy(config: DAPSConfig, steps: int) -> Callable[[int], float]:
+    """beta: steered by the rate, constant, or decaying."""
+    first, last = config.beta_first, config.beta_last
+    if config.rate:
+        return RateController(first, config.rate, config.rate_gain)
+    return Constant(first) if first == last else Exponential(first, last, steps)
+
+
+def _credit(config: DAPSConfig, encoder: Encoder, decoder: nn.Module) -> Credit:
+    """What each token answers for."""
+    if config.credit == "sequence":
+        return SequenceCredit()
+    grid = with_vectors(decoder, "method.credit").grid
+    if grid is None:
+        raise ValueError(
+            "method.credit: local credit needs a decoder whose tokens lie on a grid (nets.decoder_kind = conv); take "
+            "credit = sequence"
+        )
+    return LocalCredit(Reach(encoder.num_tokens, grid, config.reach), config.tail)
+
+
+def _rarity(config: DAPSConfig, encoder: Encoder, steps: int) -> RareSymbols | None:
+    """The reward of rare symbols, if any."""
+    if not config.fullness:
+        return None
+    first, last = config.fullness_first * steps, config.fullness_last * steps
+    return RareSymbols(encoder.num_tokens, encoder.vocab_size, config.fullness, first, last)

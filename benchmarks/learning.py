@@ -1,0 +1,188 @@
+"""Variants of DAPS, and FSQ, on one preset at equal CPU time: what each option is worth, as a picture.
+
+    python benchmarks/learning.py mnist FOLDER_OF_PARQUET [--only default fsq] [--seeds 0 1 2] [--jobs 2]
+                                  [--runs runs/learning] [--collect]
+
+Every run is one `daps train` in a process of its own with one thread; a variant's steps fill the CPU time asked for
+at its own cost per step (measured on one AMD EPYC core), and schedules span these steps. Runs that are finished are
+kept, stopped ones continue. Writes docs/results/learning_PRESET.json (a row for every validation) and
+docs/pictures/learning_PRESET.png. `--collect` only gathers what is there.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daps.run import Run, write_json
+
+DOCS = Path(__file__).parents[1] / "docs"
+BETA = 0.01  # of the beta-ELBO, for every variant alike
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One curve: a preset, what is changed of it, and CPU-seconds a step."""
+
+    about: str
+    preset: str
+    step_cost: float
+    options: tuple[str, ...] = ()
+
+    def arguments(self, seed: int, budget: float, data: str, folder: Path) -> list[str]:
+        """Of `daps train`."""
+        steps = max(round(budget / self.step_cost / 10) * 10, 20)
+        runtime = ["--runtime.threads", "1", "--runtime.eval-every", str(max(steps // 25, 1)), "--device", "cpu"]
+        train = ["--train.steps", str(steps), "--train.seed", str(seed), "--data.path", data, "--run", str(folder)]
+        return ["train", self.preset, *self.options, *train, *runtime]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The variants of a preset and the CPU-seconds that each may take."""
+
+    budget: float
+    variants: dict[str, Variant]
+
+
+STUDIES: dict[str, Study] = {}
+
+
+def folder_of(root: Path, preset: str, name: str, seed: int) -> Path:
+    """Of one run."""
+    return root / preset / f"{name}_{seed}"
+
+
+def run_one(arguments: list[str], log: Path) -> None:
+    """Trains and evaluates in one thread; what it says goes to a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = arguments[arguments.index("--run") + 1]
+    with log.open("a") as file:
+        for command in (arguments, ["eval", folder, "--device", "cpu"]):
+            subprocess.run(
+                [sys.executable, "-m", "daps", *command], check=True, env=environment, stdout=file, stderr=file
+            )
+
+
+def rows_of(name: str, seed: int, run: Run) -> Iterable[dict[str, Any]]:
+    """A row for every validation on a part of the test split, and one for the evaluation on all of it."""
+    environment = run.read_json("environment.json")
+    last: dict[str, Any] = {}
+    common = {"variant": name, "seed": seed, "device": environment["processor"], "commit": environment["commit"]}
+    command = "daps " + " ".join(_portable(environment["command"]))
+    size = run.config().runtime.eval_size
+    for entry in run.metrics():
+        if "val_psnr" in entry:
+            figures = {key: entry[f"val_{key}"] for key in ("psnr", "elbo", "log_p", "kl", "information_bits")}
+            last = {"step": entry["step"], "cpu_s": entry["cpu_seconds"], "wall_s": entry["seconds"]}
+            yield _row(common | last, figures, size, command)
+    figures = run.read_json("evaluation.json")
+    picked = {key: figures[key] for key in ("elbo", "log_p", "kl", "information_bits")}
+    usage = {
+        "psnr": figures["stochastic"]["psnr"],
+        "psnr_greedy": figures["greedy"]["psnr"],
+        "nominal_bits": figures["nominal_bits"],
+        "perplexity_pooled": figures["greedy"]["perplexity_pooled"],
+        "perplexity_per_position": sum(figures["greedy"]["perplexity_per_position"]) / figures["num_tokens"],
+    }
+    yield _row(common | last, picked | usage, figures["n"], command)
+
+
+def _row(place: dict[str, Any], figures: dict[str, float], n: int, command: str) -> dict[str, Any]:
+    beta_elbo = figures["log_p"] - BETA * figures["kl"]
+    rounded = {key: round(value, 4) for key, value in {**figures, "beta_elbo": beta_elbo}.items()}
+    return {**place, **rounded, "n": n, "command": command}
+
+
+def _portable(command: list[str]) -> list[str]:
+    """A command without this machine's paths."""
+    hidden = {"--data.path": "FOLDER", "--run": "RUN"}
+    return [hidden.get(before, word) for before, word in zip(["", *command], command, strict=False)]
+
+
+def picture(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """PSNR and beta-ELBO against CPU time, one line a variant: the mean over seeds, and each seed faintly."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20").colors
+    for axis, key, label in zip(axes, ("psnr", "beta_elbo"), ("PSNR, dB", f"beta-ELBO ({BETA:g}), nats"), strict=True):
+        for name, colour in zip(names, colours, strict=False):
+            curves = []
+            for seed in dict.fromkeys(row["seed"] for row in rows if row["variant"] == name):
+                mine = [
+                    row for row in rows if (row["variant"], row["seed"]) == (name, seed) and "psnr_greedy" not in row
+                ]
+                curves.append(([row["cpu_s"] for row in mine], [row[key] for row in mine]))
+                axis.plot(*curves[-1], color=colour, alpha=0.3, linewidth=0.8)
+            times = np.linspace(max(c[0][0] for c in curves), min(c[0][-1] for c in curves), 100)
+            mean = np.mean([np.interp(times, *curve) for curve in curves], axis=0)
+            axis.plot(times, mean, color=colour, label=f"{name} ({len(curves)})")
+        axis.set(xlabel="CPU-seconds of training, one core", ylabel=label, xscale="log")
+        axis.grid(alpha=0.3)
+    top = max(row["beta_elbo"] for row in rows)
+    axes[1].set_ylim(min(row["beta_elbo"] for row in rows[len(rows) // 8 :]), top + 0.05 * abs(top))
+    axes[0].legend(title="variant (seeds)", fontsize=8)
+    figure.suptitle(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Trains what is missing, collects, draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("data", help="folder of parquet files")
+    parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--budget", type=float, help="CPU-seconds a run")
+    parser.add_argument("--runs", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--collect", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    study = STUDIES[options.study]
+    unknown = set(options.only) - study.variants.keys()
+    if unknown:
+        parser.error(f"--only: no variant {', '.join(unknown)}; choose {', '.join(study.variants)}")
+    budget = options.budget or study.budget
+    jobs = [(name, seed) for seed in options.seeds for name in options.only or study.variants]
+    if not options.collect:
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            for name, seed in jobs:
+                folder = folder_of(options.runs, options.study, name, seed)
+                if not (folder / "evaluation.json").exists():
+                    arguments = study.variants[name].arguments(seed, budget, options.data, folder)
+                    pool.submit(run_one, arguments, folder.with_suffix(".log"))
+    collect(options.study, options.runs)
+
+
+def collect(study: str, runs: Path) -> None:
+    """The results file and the picture from every finished run of the study."""
+    rows: list[dict[str, Any]] = []
+    for name in STUDIES[study].variants:
+        for path in sorted((runs / study).glob(f"{name}_[0-9]*")):
+            seed = path.name.removeprefix(f"{name}_")
+            if seed.isdigit() and (path / "evaluation.json").exists():
+                rows += rows_of(name, int(seed), Run(path))
+    write_json(DOCS / "results" / f"learning_{study}.json", rows)
+    picture(
+        rows, DOCS / "pictures" / f"learning_{study}.png", f"{study}: {STUDIES[study].budget:,.0f} CPU-seconds a run"
+    )
+    for row in rows:
+        if "psnr_greedy" in row:
+            print(
+                f"{row['variant']:16} seed {row['seed']}: {row['psnr']:.2f} dB, beta-ELBO {row['beta_elbo']:.1f}, "
+                f"{row['information_bits']:.1f} of {row['nominal_bits']:.0f} bits, {row['cpu_s']:.0f} CPU-s"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Score many, train few: sequences resampled by their weights, so that only these need gradients.
+
+Sampling and scoring need no gradient and cost a third of a step; teacher forcing and the decoder's gradient cost
+the rest. docs/learning.md, "Score many, train few".
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Selection(NamedTuple):
+    """n of K sequences for every datum, and the weights that they carry from then on."""
+
+    chosen: Int[Tensor, "N B"]
+    log_w: Tensor  # [N, B] or [N, B, T]
+
+
+@torch.no_grad()
+def resample(log_w: Float[Tensor, "K B"] | Float[Tensor, "K B T"], count: int) -> Selection:
+    """Stratified resampling: sequence k is drawn count * p^k times in the mean, p its weight (mean over tokens).
+
+    The new weights w^k / (count p^k) keep every weighted sum over the K sequences right in expectation; for
+    weights per sequence they are 1 / count.
+
+    Args:
+        log_w: log-weights, normalised over K.
+        count: N, sequences to keep, with replacement.
+    """
+    weights = log_w.exp()
+    chances = weights if weights.ndim == 2 else weights.mean(-1)
+    cumulative = chances.T.cumsum(-1)  # B K
+    strata = torch.arange(count, device=log_w.device) + torch.rand(*cumulative.shape[:1], count, device=log_w.device)
+    thresholds = strata / count * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=len(log_w) - 1).T
+    kept = torch.log(count * take(chances, chosen))
+    return Selection(chosen, take(log_w, chosen) - (kept if log_w.ndim == 2 else kept.unsqueeze(-1)))
+
+
+def take(values: Tensor, chosen: Int[Tensor, "N B"]) -> Tensor:
+    """Rows of values [K, B, ...] by their index over K: [N, B, ...]."""
+    return values[chosen, torch.arange(chosen.shape[1], device=chosen.device)]
