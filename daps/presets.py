@@ -1,6 +1,7 @@
 """Every experiment is a row of one table: `daps train PRESET [--method NAME]`.
 
-`mnist-paper` and `cifar10-paper` carry the values of the paper (DAPS, ICLR 2026, appendix); all others are ours. A method's row may change the networks where its encoder is of another kind.
+`mnist-paper` and `cifar10-paper` carry the values of the paper (DAPS, ICLR 2026, appendix); all others are ours.
+A method's row may change the networks where its encoder is of another kind.
 """
 
 import dataclasses
@@ -74,7 +75,7 @@ PRESETS: dict[str, Preset] = {
         nets=Architecture(num_tokens=8, vocab_size=256, width=64, patches=(2, 4), hidden=(64, 256),
                           likelihood_kind="bernoulli"),
         train=TrainConfig(steps=250_000, batch_size=256),
-        methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33)),
+        methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
                  "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
     "cifar10": Preset(
@@ -84,7 +85,8 @@ PRESETS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
                           decoder_grid=(8, 8), norm="group", variance=(1e-3, 4.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
-        methods={"daps": Variant(DAPSConfig(trained=2, credit="local", beta_first=6.0, beta_last=0.01)),
+        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
+                                            beta_last=0.01, fullness=1.0)),
                  "fsq":  Variant(FSQConfig((8, 8, 8)))},
     ),
     "cifar10-paper": Preset(
@@ -94,7 +96,7 @@ PRESETS: dict[str, Preset] = {
                           decoder_kind="conv", hidden=(64,), decoder_grid=(8, 8), norm="batch",
                           variance=(1e-3, 4.0)),
         train=TrainConfig(steps=250_000, batch_size=256),
-        methods={"daps": Variant(DAPSConfig(beta_first=6.0, beta_last=0.01, ess_fraction=0.33)),
+        methods={"daps": Variant(DAPSConfig(beta_first=6.0, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
                  "fsq":  Variant(FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 6, 512))},
     ),
     "images": Preset(

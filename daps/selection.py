@@ -39,6 +39,13 @@ def resample(log_w: Float[Tensor, "K B"] | Float[Tensor, "K B T"], count: int) -
     return Selection(chosen, take(log_w, chosen) - (kept if log_w.ndim == 2 else kept.unsqueeze(-1)))
 
 
+@torch.no_grad()
+def recombine(codes: Int[Tensor, "K B T"], log_w: Float[Tensor, "K B T"], count: int) -> Int[Tensor, "N B T"]:
+    """Sequences whose every token is drawn from its own weights over the K samples, as if from prod_t q*_t."""
+    tokens = resample(log_w.flatten(1), count).chosen
+    return take(codes.flatten(1), tokens).unflatten(-1, codes.shape[1:])
+
+
 def take(values: Tensor, chosen: Int[Tensor, "N B"]) -> Tensor:
     """Rows of values [K, B, ...] by their index over K: [N, B, ...]."""
     return values[chosen, torch.arange(chosen.shape[1], device=chosen.device)]

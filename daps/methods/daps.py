@@ -30,7 +30,7 @@ from daps.rate import RateController
 from daps.scaling import Scaling
 from daps.schedules import Constant, Exponential
 from daps.search import improve
-from daps.selection import resample, take
+from daps.selection import recombine, resample, take
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,14 @@ class DAPS(Autoencoder):
         if isinstance(self.beta, RateController):
             self.beta.observe(kl)
         if config.trained:
-            chosen, log_w_chosen = resample(log_w, config.trained)
-            few = take(codes, chosen)
+            if self.encoder.shared and log_w.ndim == 3:  # tokens are independent, and so are their weights
+                few = recombine(codes, log_w, config.trained)
+            else:
+                chosen, log_w_few = resample(log_w, config.trained)
+                few = take(codes, chosen)
             log_p = self.decoder(few).log_prob(y)
             if not self.encoder.shared:  # else all K cost the encoder no more than a few
-                codes, log_w = few, log_w_chosen
+                codes, log_w = few, log_w_few
         return self._policy_loss(y, codes, log_w, beta) - log_p.mean() + dual_loss, metrics
 
     def _roll_out(self, y: Tensor) -> tuple[Tensor, Tensor]:
