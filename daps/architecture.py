@@ -79,6 +79,11 @@ class Architecture:
                 raise ValueError(f"nets.{name}_layers: must be >= {least}, got {layers}")
         if self.vocab_size < 2:
             raise ValueError(f"nets.vocab_size: must be >= 2 to carry any bit, got {self.vocab_size}")
+        if self.block != 1 and self.encoder_kind == "parallel":
+            raise ValueError(
+                f"nets.block: a parallel encoder emits all tokens at once, got {self.block}; leave it at 1, or take "
+                "nets.encoder_kind = autoregressive"
+            )
         if self.width % self.heads:
             raise ValueError(f"nets.heads: must divide nets.width = {self.width}, got {self.heads}; change either")
 

@@ -6,7 +6,8 @@ best encoder within a KL trust region around q is, in closed form,
     q*(z|x)  ∝  q(z|x) exp((A(x, z) - beta log q(z|x)) / (eta + beta)),     A = log p(x|z) - baseline(x).
 
 Its importance weights q*/q, normalised over the K samples, turn "fit q*" into weighted maximum likelihood.
-Everything here is a pure function of tensors; the sample axis comes first: [K, B] is K samples of B data.
+Everything here is a pure function of tensors; the sample axis comes first: [K, B] is K samples of B data. Where
+tokens have weights of their own (`daps.credit`), [K, B, T] takes its place: K samples of B T tokens.
 Source: DAPS (ICLR 2026), section "the update"; `docs/tour.md` derives each line.
 """
 
@@ -18,11 +19,11 @@ _HALVINGS = 40  # of a bracket 21 decades wide: the multiplier is exact to 1e-10
 
 
 def log_weights(
-    log_p: Float[Tensor, "K B"],
-    log_q: Float[Tensor, "K B"],
+    log_p: Float[Tensor, "K *N"],
+    log_q: Float[Tensor, "K *N"],
     eta: float | Float[Tensor, ""],
     beta: float,
-) -> Float[Tensor, "K B"]:
+) -> Float[Tensor, "K *N"]:
     """Log of the self-normalised weights w^k = softmax_k((A^k - beta log q^k) / (eta + beta)).
 
     Args:
@@ -32,7 +33,7 @@ def log_weights(
         beta: price of entropy, >= 0. At eta + beta = 0 the weights are the limit: uniform over the best samples.
 
     Returns:
-        log w [K, B] with sum_k exp(log w) = 1 and no gradient. A sample with log_p or log_q of -inf weighs
+        log w with sum_k exp(log w) = 1 and no gradient. A sample with log_p or log_q of -inf weighs
         nothing (-inf); a datum none of whose samples has a finite score gets uniform weights; NaN stays NaN.
 
     Raises:
@@ -45,7 +46,7 @@ def log_weights(
         return torch.log_softmax(_tempered(scores, eta + beta), dim=0)
 
 
-def effective_sample_size(log_w: Float[Tensor, "K B"]) -> Float[Tensor, " B"]:
+def effective_sample_size(log_w: Float[Tensor, "K *N"]) -> Float[Tensor, "*N"]:
     """Effective sample size (sum_k w)^2 / sum_k w^2 of each datum, between 1 and K; log_w need not be normalised."""
     log_ess = 2 * torch.logsumexp(log_w, dim=0) - torch.logsumexp(2 * log_w, dim=0)
     return log_ess.exp().clamp(1, log_w.shape[0])
@@ -73,8 +74,8 @@ def policy_loss(
 
 
 def eta_loss(
-    log_p: Float[Tensor, "K B"],
-    log_q: Float[Tensor, "K B"],
+    log_p: Float[Tensor, "K *N"],
+    log_q: Float[Tensor, "K *N"],
     log_eta: Float[Tensor, ""],
     beta: float,
     target: float,
@@ -90,7 +91,7 @@ def eta_loss(
 
 @torch.no_grad()
 def solve_eta(
-    log_p: Float[Tensor, "K B"], log_q: Float[Tensor, "K B"], beta: float, target: float
+    log_p: Float[Tensor, "K *N"], log_q: Float[Tensor, "K *N"], beta: float, target: float
 ) -> Float[Tensor, ""]:
     """The multiplier eta >= 0 at which the mean ESS over the batch equals `target`: the exact dual.
 

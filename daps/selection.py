@@ -34,7 +34,8 @@ def resample(log_w: Float[Tensor, "K B"] | Float[Tensor, "K B T"], count: int) -
     cumulative = chances.T.cumsum(-1)  # B K
     strata = torch.arange(count, device=log_w.device) + torch.rand(*cumulative.shape[:1], count, device=log_w.device)
     thresholds = strata / count * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=len(log_w) - 1).T
+    below = torch.nextafter(cumulative[:, -1:], cumulative.new_zeros(()))  # rounding must not pass the last weight
+    chosen = torch.searchsorted(cumulative, thresholds.minimum(below), right=True).T
     kept = torch.log(count * take(chances, chosen))
     return Selection(chosen, take(log_w, chosen) - (kept if log_w.ndim == 2 else kept.unsqueeze(-1)))
 
@@ -43,6 +44,8 @@ def resample(log_w: Float[Tensor, "K B"] | Float[Tensor, "K B T"], count: int) -
 def recombine(codes: Int[Tensor, "K B T"], log_w: Float[Tensor, "K B T"], count: int) -> Int[Tensor, "N B T"]:
     """Sequences whose every token is drawn from its own weights over the K samples, as if from prod_t q*_t."""
     tokens = resample(log_w.flatten(1), count).chosen
+    shuffled = torch.rand_like(tokens, dtype=torch.float32).argsort(0)  # or strata would tie the tokens together
+    tokens = tokens.gather(0, shuffled)
     return take(codes.flatten(1), tokens).unflatten(-1, codes.shape[1:])
 
 

@@ -130,3 +130,8 @@ def test_encoders_that_cannot_be(nets: Architecture, changes: dict[str, Any], me
 def test_decoders_that_cannot_be(nets: Architecture, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(nets, **changes).decoder()
+
+
+def test_a_parallel_encoder_has_no_blocks() -> None:
+    with pytest.raises(ValueError, match=r"nets\.block: a parallel encoder emits all tokens at once, got 2"):
+        Architecture(encoder_kind="parallel", block=2)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from daps.architecture import Architecture
 from daps.decoder import Decoder
-from daps.symbols import TableEmbedding
 from daps.likelihood import BernoulliLikelihood
 from daps.nn.image import ImageHead, ImagePatches
 from daps.nn.sequence import SequenceHead, SequencePatches, VectorPatches, resample
+from daps.symbols import TableEmbedding
 
 BASE = Architecture(num_tokens=6, vocab_size=5, width=8, heads=2, hidden=(16,), decoder_layers=1)
 SHAPES = {

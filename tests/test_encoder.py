@@ -1,7 +1,9 @@
 """Encoders against enumeration of all their codes, and cached sampling against teacher forcing."""
 
+import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,18 @@ from daps.architecture import Architecture
 from daps.encoder import AutoregressiveEncoder, Encoder, draw
 from daps.nn.transformer import Block, KVCache
 
-T, V, B = 3, 4, 5
-KINDS = ("autoregressive", "parallel")
+T, V, B = 4, 4, 5
+KINDS: dict[str, dict[str, Any]] = {
+    "autoregressive": {},
+    "blocks of 2": {"block": 2},
+    "one block": {"block": T},
+    "parallel": {"encoder_kind": "parallel"},
+    "bits": {"structure": "bits"},
+    "lattice, blocks of 2": {"structure": "lattice", "block": 2},
+    "parallel lattice": {"encoder_kind": "parallel", "structure": "lattice"},
+}
 NETS = Architecture(
-    num_tokens=T, vocab_size=V, width=8, heads=2, patches=(T,), trunk_layers=1, token_layers=2, data_shape=(6,)
+    num_tokens=T, vocab_size=V, width=8, heads=2, patches=(T,), trunk_layers=1, token_layers=2, data_shape=(8,)
 )
 NEAR = {"rtol": 1e-12, "atol": 1e-12}  # float64, some hundred roundings
 
@@ -24,11 +34,15 @@ NEAR = {"rtol": 1e-12, "atol": 1e-12}  # float64, some hundred roundings
 def build(kind: str, seed: int = 0) -> Encoder:
     """A small encoder in float64 whose distributions are far from uniform."""
     torch.manual_seed(seed)
-    parts = {"autoregressive": NETS.encoder, "parallel": Architecture(**{**vars(NETS), "encoder_kind": kind}).encoder}
-    encoder = parts[kind]().double()
+    encoder = dataclasses.replace(NETS, **KINDS[kind]).encoder().double()
     with torch.no_grad():
-        encoder.head.weight.mul_(2)
+        (encoder.head.weight if isinstance(encoder.head, nn.Linear) else encoder.head.vectors.shared).mul_(2)
     return encoder
+
+
+def block_of(encoder: Encoder) -> int:
+    """Tokens that are independent given those before; all of them in a parallel encoder."""
+    return encoder.block if isinstance(encoder, AutoregressiveEncoder) else T
 
 
 @pytest.fixture(params=KINDS)
@@ -38,7 +52,7 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 
 @pytest.fixture
 def x() -> Tensor:
-    return torch.randn(B, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(B, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -108,13 +122,12 @@ def test_the_expected_score_is_zero(encoder: Encoder, x: Tensor) -> None:
 
 def test_entropy_and_kl_are_those_of_the_enumerated_conditionals(encoder: Encoder, x: Tensor) -> None:
     codes = all_codes()
-    q = joint(encoder, x).numpy().reshape(V, V, V, B)
-    marginals = (q.sum((1, 2)), q.sum(2), q)  # of the first 1, 2, 3 tokens
-    entropies = np.empty((V**T, B, T))
-    for row, prefix in enumerate(itertools.product(range(V), repeat=T)):
-        for t, marginal in enumerate(marginals):
-            entropies[row, :, t] = entropy(marginal[prefix[:t]])  # over token t: scipy normalises
-    exact = torch.from_numpy(entropies)
+    q = joint(encoder, x).numpy().reshape(*[V] * T, B)
+    marginals = [q.sum(tuple(range(t, T))) for t in range(1, T + 1)]  # of the first 1, 2, ... tokens
+    entropies = np.empty((*[V] * T, B, T))
+    for t, marginal in enumerate(marginals):  # over token t, given those before: scipy normalises
+        entropies[..., t] = entropy(marginal, axis=t)[(*[slice(None)] * t, *[None] * (T - t))]
+    exact = torch.from_numpy(entropies).view(V**T, B, T)
     with torch.no_grad():
         torch.testing.assert_close(encoder.entropy(x, codes), exact, **NEAR)
         kl = encoder.kl(x, codes)
@@ -133,17 +146,48 @@ def test_entropy_and_kl_are_those_of_the_enumerated_conditionals(encoder: Encode
 
 
 @pytest.mark.parametrize("t", range(T))
-def test_a_token_moves_later_logits_alone(encoder: Encoder, x: Tensor, t: int) -> None:
-    codes = all_codes()[:7]
+def test_a_token_moves_the_logits_of_later_blocks_alone(encoder: Encoder, x: Tensor, t: int) -> None:
+    codes, block = all_codes()[:7], block_of(encoder)
     changed = codes.clone()
     changed[..., t] = (changed[..., t] + 1) % V
     with torch.no_grad():
         moved = (encoder.logits(x, changed) - encoder.logits(x, codes)).abs().amax(-1)
-    assert bool((moved[..., : t + 1] < 1e-13).all())
-    if isinstance(encoder, AutoregressiveEncoder):
-        assert bool((moved[..., t + 1 :] > 1e-6).all())
-    else:
+    later = (t // block + 1) * block
+    assert bool((moved[..., :later] < 1e-13).all()) and bool((moved[..., later:] > 1e-6).all())
+    if block == T:
         assert bool((moved == 0).all())
+
+
+def attention(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """softmax(q k / sqrt(d)) v of two heads side by side, over what is seen."""
+    heads = []
+    for h in range(2):
+        q, k, v = (part.chunk(2, dim=-1)[h] for part in (query, keys, values))
+        scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
+        heads.append(scores.softmax(-1) @ v)
+    return torch.cat(heads, -1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "parallel" not in kind])
+def test_logits_are_those_of_a_masked_transformer(kind: str, x: Tensor) -> None:
+    """Blocks of one are the usual causal mask."""
+    encoder = build(kind)
+    assert isinstance(encoder, AutoregressiveEncoder)
+    codes = torch.randint(V, (3, B, T), generator=seeded(0))
+    context, block = encoder.trunk(x), encoder.block
+    everything = torch.ones(T, T, dtype=torch.bool)
+    past = torch.tensor([[s // block <= t // block for s in range(T)] for t in range(T)])
+    for k in range(3):
+        tokens = torch.full((B, T), V)
+        tokens[:, block:] = codes[k, :, : T - block]
+        h = encoder.embedding(tokens) + encoder.positions
+        for layer in encoder.blocks:
+            q, keys, values = layer.attention.project(layer.norm(h)).chunk(3, dim=-1)
+            h = h + layer.attention.out(attention(q, keys, values, past))
+            keys, values = layer.cross.project(context).chunk(2, dim=-1)
+            h = h + layer.cross.out(attention(layer.cross.query(layer.cross_norm(h)), keys, values, everything))
+            h = h + layer.mlp(layer.mlp_norm(h))
+        torch.testing.assert_close(encoder.logits(x, codes)[k], encoder.head(encoder.norm(h)), **NEAR)
 
 
 @pytest.mark.parametrize("k", [1, 7])
@@ -233,9 +277,15 @@ def test_a_seed_fixes_the_codes(encoder: Encoder, x: Tensor) -> None:
 
 
 def test_any_module_of_the_right_shape_serves_as_trunk(x: Tensor) -> None:
-    trunk = nn.Sequential(nn.Linear(6, 16), nn.Unflatten(-1, (2, 8)))
+    trunk = nn.Sequential(nn.Linear(8, 16), nn.Unflatten(-1, (2, 8)))
     encoder = AutoregressiveEncoder(trunk, num_tokens=T, vocab_size=V, width=8, layers=1, heads=2).double()
     torch.testing.assert_close(joint(encoder, x).sum(0), torch.ones(B, dtype=torch.float64), **NEAR)
+
+
+@pytest.mark.parametrize("block", [0, 3, 5, 8])
+def test_a_block_that_does_not_divide_the_tokens_is_refused(block: int) -> None:
+    with pytest.raises(ValueError, match=rf"nets.block: must divide nets.num_tokens = 4, got {block}; 1 emits one by"):
+        dataclasses.replace(NETS, block=block).encoder()
 
 
 # -- draw ------------------------------------------------------------------------------------------

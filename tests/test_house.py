@@ -341,7 +341,7 @@ def test_import_daps_is_light() -> None:
 
 
 def test_shapes_are_checked_while_testing() -> None:
-    from daps.objective import effective_sample_size
+    from daps.objective import log_weights
 
     with pytest.raises(TypeCheckError):
-        effective_sample_size(torch.zeros(3))
+        log_weights(torch.zeros(3, 2), torch.zeros(3, 4), 1.0, 0.1)

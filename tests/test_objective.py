@@ -1,5 +1,6 @@
 """The objective against brute force over an enumerable code space, analytic gradients and an independent root."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -139,6 +140,46 @@ def test_policy_loss_has_the_gradient_of_weighted_maximum_likelihood(tokens: int
     torch.testing.assert_close(scored.grad, expected, rtol=1e-15, atol=0)
     assert log_w.grad is None
     assert torch.autograd.gradcheck(lambda q: policy_loss(log_w, q), scored)
+
+
+@pytest.mark.parametrize("baseline", [0.0, 0.25])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_policy_loss_is_the_sum_over_samples_and_tokens(baseline: float, per_token: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores, log_q = torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=generator)
+    log_w = (scores if per_token else scores[..., 0]).log_softmax(0)
+    expected = 0.0
+    for k, b, t in itertools.product(range(4), range(3), range(5)):
+        weight = float(log_w[k, b, t] if per_token else log_w[k, b])
+        expected -= (math.exp(weight) - baseline) * float(log_q[k, b, t]) / 3
+    assert float(policy_loss(log_w, log_q, baseline)) == pytest.approx(expected, rel=1e-12)
+    if not per_token:
+        assert float(policy_loss(log_w, log_q.sum(-1), baseline)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 2.0])
+def test_a_baseline_leaves_the_expected_gradient_and_lowers_its_variance(spread: float) -> None:
+    """Over all 64 triples of samples from a policy of 4 symbols, and the weights that their rewards give."""
+    logits, rewards = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    logits.requires_grad_()
+    moments = {}
+    for baseline in (0.0, 1 / 3):
+        gradients, chances = [], []
+        for triple in itertools.product(range(4), repeat=3):
+            log_q = logits.log_softmax(0)[list(triple), None]
+            log_w = log_weights(spread * rewards[list(triple), None], torch.zeros(3, 1).double(), 1.0, 0.0)
+            gradients += torch.autograd.grad(policy_loss(log_w, log_q, baseline), logits)
+            chances.append(log_q.detach().sum().exp())
+        stacked, q = torch.stack(gradients), torch.stack(chances)[:, None]
+        mean = (q * stacked).sum(0)
+        moments[baseline] = mean, float((q * (stacked - mean) ** 2).sum())
+    (plain, noise), (centred, less) = moments.values()
+    torch.testing.assert_close(centred, plain, rtol=0, atol=1e-14)
+    assert less < 0.9 * noise
+    if spread == 0:  # nothing to learn, and nothing but noise without the baseline
+        assert noise > 0.1 and less < 1e-30 and float(plain.abs().max()) < 1e-14
+    else:
+        assert float(plain.abs().max()) > 0.01
 
 
 def test_weights_carry_no_gradient() -> None:

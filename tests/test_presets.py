@@ -11,6 +11,7 @@ from daps.config import Config
 from daps.methods import METHODS
 from daps.presets import PRESETS, preset
 from daps.scaling import Affine, Threshold
+from daps.train import Trainer
 
 SHAPES = {
     "digits": (1, 8, 8),
@@ -65,6 +66,40 @@ def test_presets_carry_the_papers_values(
     assert (settings["beta_first"], settings["beta_last"], settings["ess_fraction"]) == (first, last, ess)
     assert (config.train.batch_size, config.train.steps, config.train.learning_rate) == (batch, steps, 3e-4)
     assert settings["samples"] == 8 and config.train.weight_decay == 1e-4 and config.train.clip == 1.0
+
+
+GOLDEN = {
+    ("mnist-paper", "daps", "solve"): [610.6458740234375, 606.8741455078125, 605.5239868164062],
+    ("mnist-paper", "daps", "gradient"): [639.1109008789062, 634.5592651367188, 631.6670532226562],
+    ("cifar10-paper", "daps", "solve"): [43349.3984375, 39961.578125, 36942.60546875],
+    ("mnist-paper", "fsq", ""): [554.694091796875, 549.0806274414062, 550.35009765625],
+}
+
+
+@pytest.mark.parametrize(("name", "method", "eta"), GOLDEN)
+def test_the_paper_presets_train_as_they_did(name: str, method: str, eta: str) -> None:
+    """Losses of three steps, recorded before the options of docs/learning.md existed (commit 44972d3)."""
+    config = with_shape(preset(name, method), SHAPES[name])
+    config = dataclasses.replace(
+        config,
+        method=dataclasses.replace(config.method, **({"eta": eta} if eta else {})),
+        train=dataclasses.replace(config.train, batch_size=8),
+    )
+    torch.manual_seed(0)
+    binary = config.data.scaling == "binarise"
+    model = config.build(Threshold(255.0) if binary else Affine())
+    (optimizer,) = Trainer(config, model).optimizers
+    generator, losses = torch.Generator().manual_seed(1), []
+    for step in range(3):
+        shape = (8, *SHAPES[name])
+        x = torch.rand(shape, generator=generator) * 255 if binary else torch.randn(shape, generator=generator)
+        optimizer.zero_grad()
+        torch.manual_seed(step)
+        loss, _ = model.train()(x, step)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx(GOLDEN[name, method, eta], rel=1e-4)  # other machines multiply in other orders
 
 
 @pytest.mark.parametrize(

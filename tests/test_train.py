@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -94,6 +95,34 @@ def test_gradient_eta_resumes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert load_file(whole.model_path)["log_eta"] != torch.tensor(100.0).log()
 
 
+OPTIONS = {"optimizer": "muon", "ema": 0.9, "warmup": 5}
+PARTS = {"trained": 4, "fullness": 0.5, "fullness_first": 0.0, "fullness_last": 0.5, "rate": 10.0}
+
+
+def with_options(config: Config, **options: object) -> Config:
+    """Other settings of the training."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **options))
+
+
+@pytest.mark.parametrize(("stop", "method_options"), [(7, {}), (4, PARTS)], ids=["paper", "parts"])
+def test_muon_averages_and_parts_with_a_state_resume_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method_options: dict[str, object]
+) -> None:
+    config, data = with_options(make_config(**method_options), **OPTIONS), make_data()
+    whole = train(config, tmp_path / "whole", data, "cpu")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stop)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "parts", data, "cpu")
+    parts = train(config, tmp_path / "parts", data, "cpu")
+    assert whole.model_path.read_bytes() == parts.model_path.read_bytes()
+    one, other = load_file(whole.state_path), load_file(parts.state_path)
+    assert one.keys() == other.keys()
+    assert {name.split(".")[0] for name in one} == {"model", "optimizer", "average"}
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert rows_without_clocks(whole) == rows_without_clocks(parts)
+
+
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     config, data = make_config(), make_data()
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
@@ -160,6 +189,41 @@ def trainer(config: Config | None = None, data: Dataset | None = None) -> tuple[
     data = data or make_data()[0]
     resolved = resolve(config or make_config(), data)
     return Trainer(resolved, build_model(resolved, data)), data
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_learning_rate_rises_and_then_decays(optimizer: str) -> None:
+    options = {"optimizer": optimizer, "warmup": 4, "learning_rate": 0.01, "learning_rate_decay": 0.1}
+    loop, data = trainer(with_options(make_config(eta="gradient"), **options))
+    for step in range(6):
+        loop.advance(data)
+        factor = min(1, (step + 1) / 4) * (0.1 + 0.9 * (1 + math.cos(math.pi * step / STEPS)) / 2)
+        rates = {group["lr"] for each in loop.optimizers for group in each.param_groups}
+        assert sorted(rates) == pytest.approx([1e-3 * factor, 0.01 * factor], rel=1e-12)  # log eta has its own
+
+
+def test_the_moving_average_of_the_weights_is_what_is_kept(tmp_path: Path) -> None:
+    loop, data = trainer(with_options(make_config(rate=10.0), ema=0.9))
+    expected: dict[str, torch.Tensor] = {}
+    for _ in range(4):
+        loop.advance(data)
+        for name, p in loop.model.named_parameters():
+            now = p.detach().double()
+            expected[name] = 0.9 * expected[name] + 0.1 * now if name in expected else now
+    run = Run(tmp_path)
+    loop.save(run)
+    kept = load_file(run.model_path)
+    for name, value in expected.items():
+        torch.testing.assert_close(kept[name].double(), value, rtol=1e-6, atol=1e-7)  # float32 at every step
+    assert any(not torch.equal(kept[name], p) for name, p in loop.model.named_parameters())
+    for name, buffer in loop.model.named_buffers():  # not averaged
+        assert name not in kept or torch.equal(kept[name], buffer)
+    assert float(kept["beta.log_beta"]) != 0  # its logarithm at the first step
+
+
+def test_without_an_average_the_weights_themselves_are_kept() -> None:
+    loop, _ = trainer()
+    assert loop.average is None and loop.result is loop.model
 
 
 def test_non_finite_steps_are_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,14 @@ class DAPS(Autoencoder):
     ) -> None:
         super().__init__(encoder, decoder, data_shape, scaling)
         self.config = config = DAPSConfig() if config is None else config
+        if config.centred and (config.sweeps or (config.trained and not encoder.shared)):
+            raise ValueError(
+                "method.centred: holds for all K samples of the encoder as they were drawn; leave it off with sweeps, "
+                "and with trained where the encoder is autoregressive"
+            )
+        for option in ("sweeps", "critic"):
+            if getattr(config, option):
+                with_vectors(decoder, f"method.{option}")
         self.beta = _price_of_entropy(config, max(steps, 1))
         self.credit = _credit(config, encoder, decoder)
         self.rarity = _rarity(config, encoder, max(steps, 1))
@@ -228,8 +236,8 @@ class DAPS(Autoencoder):
 
     @property
     def final_beta(self) -> float:
-        """beta at the last step."""
-        return self.config.beta_last
+        """beta at the last step; where a rate steers it, beta now."""
+        return self.beta(0) if isinstance(self.beta, RateController) else self.config.beta_last
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """log eta moves at its own rate and is not decayed: decay would pull eta towards 1."""

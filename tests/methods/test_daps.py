@@ -213,11 +213,40 @@ def test_it_finds_the_best_codes(learned: bool) -> None:
         ({"beta_last": -1.0}, r"method: beta_first, beta_last .* got 0.5, -1, 100, 0.001"),
         ({"eta_first": 0.0}, r"method: beta_first, beta_last .* got 0.5, 0.01, 0, 0.001"),
         ({"eta_learning_rate": -1.0}, r"eta_learning_rate >= 0, all finite, got 0.5, 0.01, 100, -1"),
+        ({"trained": -1}, r"method.trained: must lie in 0..K = 8, got -1; 0 trains on all"),
+        ({"trained": 9}, r"method.trained: must lie in 0..K = 8, got 9; 0 trains on all"),
+        ({"reach": -1}, r"method.reach: must be >= 0 and finite, got -1; 0 switches it off"),
+        ({"fullness": -0.5}, r"method.fullness: must be >= 0 and finite, got -0.5; 0 switches it off"),
+        ({"sweeps": -1}, r"method.sweeps: must be >= 0 and finite, got -1; 0 switches it off"),
+        ({"critic": math.inf}, r"method.critic: must be >= 0 and finite, got inf; 0 switches it off"),
+        ({"rate": math.nan}, r"method.rate: must be >= 0 and finite, got nan; 0 switches it off"),
+        ({"rate_gain": -0.1}, r"method.rate_gain: must be >= 0 and finite, got -0.1; 0 switches it off"),
+        ({"tail": 1.5}, r"method.tail: must lie in \[0, 1\], got 1.5; 1 for autoregressive encoders"),
+        ({"tail": -0.1}, r"method.tail: must lie in \[0, 1\], got -0.1"),
+        ({"fullness_first": 0.6}, r"0 <= fullness_first <= fullness_last <= 1, got 0.6 and 0.5; they are shares"),
+        ({"fullness_last": 1.5}, r"method: needs 0 <= fullness_first .* got 0.3 and 1.5"),
+        ({"eta": "gradient", "credit": "local"}, r"method.eta: local credit solves its multiplier; take eta = solve"),
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DAPSConfig(**changes)
+
+
+def test_decoders_that_cannot_serve_an_option(x: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"method.credit: local credit needs a decoder whose tokens lie on a grid"):
+        build(credit="local")
+    nets = dataclasses.replace(NETS, num_tokens=2, vocab_size=3, patches=(2,), data_shape=(2,))
+
+    def other(**changes: Any) -> DAPS:
+        config = dataclasses.replace(CONFIG, **changes)
+        return DAPS(nets.encoder(), TableDecoder(torch.zeros(9, 2), True), (2,), config=config, steps=1)
+
+    with pytest.raises(ValueError, match=r"method.credit: needs a daps.decoder.Decoder, got TableDecoder; build the"):
+        other(credit="local")
+    for option, value in (("sweeps", 1), ("critic", 0.1)):
+        with pytest.raises(ValueError, match=rf"method.{option}: needs a daps.decoder.Decoder, got TableDecoder"):
+            other(**{option: value})(torch.randn(3, 2), 0)
 
 
 def test_data_that_cannot_be_encoded(x: Tensor) -> None:
