@@ -154,7 +154,7 @@ def resampled(at: Problem, draws: Tensor, count: int) -> Iterator[Outcome]:
     log_w = weights(at, draws)
     upper = log_w.exp().T.cumsum(-1)  # [N, K]
     lower = upper - log_w.exp().T
-    strata = torch.arange(count).view(-1, 1, 1) / count
+    strata = torch.arange(count, dtype=torch.float64).view(-1, 1, 1) / count
     low, high = torch.maximum(lower, strata), torch.minimum(upper, strata + 1 / count)  # [count, N, K]
     chances = count * (high - low).clamp(min=0)
     uniforms = (((low + high) / 2 - strata) * count).clamp(0, 1)

@@ -30,6 +30,10 @@ class Credit(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "K B"], Returns]:
         """log p(y|z) with its gradient, and the returns, from log q of every token."""
 
+    @abstractmethod
+    def share(self, values: Float[Tensor, "K B T"]) -> Tensor:
+        """What each return holds of something that every token earns: [K, B] or [K, B, T]."""
+
 
 class SequenceCredit(Credit):
     """Every token answers for everything: the paper's weights, without bias."""
@@ -39,7 +43,11 @@ class SequenceCredit(Credit):
     ) -> tuple[Float[Tensor, "K B"], Returns]:
         """Returns [K, B]."""
         log_p = distribution.log_prob(y)
-        return log_p, Returns(log_p.detach(), log_q.sum(-1))
+        return log_p, Returns(log_p.detach(), self.share(log_q))
+
+    def share(self, values: Float[Tensor, "K B T"]) -> Float[Tensor, "K B"]:
+        """The sum over tokens."""
+        return values.sum(-1)
 
 
 class Reach:
@@ -98,11 +106,12 @@ class LocalCredit(Credit):
         """Returns [K, B, T]."""
         values = value_log_prob(distribution, y)
         cells = self.reach.cells(values.detach())
-        reward, price = cells @ self.near.T, log_q
-        if self.tail:
-            reward = reward + self.tail * (cells @ self.later.T)
-            price = price + self.tail * (log_q.flip(-1).cumsum(-1).flip(-1) - log_q)
-        return values.flatten(2).sum(-1), Returns(reward, price)
+        reward = cells @ (self.near + self.tail * self.later).T
+        return values.flatten(2).sum(-1), Returns(reward, self.share(log_q))
+
+    def share(self, values: Float[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
+        """A token's own, and `tail` of all later ones'."""
+        return values + self.tail * (values.flip(-1).cumsum(-1).flip(-1) - values) if self.tail else values
 
 
 def value_log_prob(distribution: Distribution, y: Tensor) -> Float[Tensor, "..."]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from daps.decoder import Decoder
+from daps.decoder import Decoder, evaluating
 
 _HALVINGS = 30
 
@@ -19,10 +19,13 @@ _HALVINGS = 30
 def predicted_change(
     decoder: Decoder, y: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]
 ) -> Float[Tensor, "K B T V"]:
-    """Change of log p(x|z), nats, to first order, when token t becomes v and all others stay."""
-    with torch.enable_grad():
-        vectors = decoder.embedding(codes).detach().requires_grad_()
-        slope = torch.autograd.grad(decoder.from_vectors(vectors).log_prob(y).sum(), vectors)[0]
+    """Change of log p(x|z), nats, to first order, when token t becomes v and all others stay.
+
+    The decoder is in eval mode meanwhile: batch statistics would tie the data together, and be moved.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(decoder):
+        vectors = decoder.embedding(codes.clone()).detach().requires_grad_()
+        slope = torch.autograd.grad(decoder.from_vectors(vectors).log_prob(y.clone()).sum(), vectors)[0]
     with torch.no_grad():
         gains = slope @ decoder.embedding.table().T
         return gains - gains.gather(-1, codes.unsqueeze(-1))

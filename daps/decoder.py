@@ -1,5 +1,8 @@
 """Decoders p(x|z): codes -> a distribution over x, in three parts: code embedding, network, likelihood."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -41,6 +44,17 @@ class Decoder(nn.Module):
         outputs = self.net(embedded.flatten(0, -3))
         parameters = outputs.reshape(*batch, self.likelihood.channels, *self.data_shape)
         return self.likelihood(parameters, len(self.data_shape))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, and afterwards in the mode that it was in."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def with_vectors(decoder: nn.Module, option: str) -> Decoder:

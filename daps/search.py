@@ -11,7 +11,7 @@ from torch import Tensor
 
 from daps.credit import Reach, value_log_prob
 from daps.critic import predicted_change
-from daps.decoder import Decoder
+from daps.decoder import Decoder, evaluating
 
 RADIUS = 1  # cells around a token of a local decoder in which its change is judged
 
@@ -29,8 +29,8 @@ def improve(
         candidates: symbols scored at each visit.
     """
     reach = Reach(codes.shape[-1], decoder.grid, RADIUS)
-    for _ in range(sweeps):
-        for sites in reach.colours:
+    with evaluating(decoder):
+        for sites in reach.colours * sweeps:
             codes = _visit(
                 decoder, y, codes, sites.to(codes.device), reach, min(candidates, decoder.embedding.vocab_size - 1)
             )

@@ -188,3 +188,13 @@ def test_less_than_that_is_biased() -> None:
     for policy, radius, tail in ((autoregressive, 1, 0.0), (autoregressive, 0, 1.0), (factorised, 0, 0.0)):
         exact, mine = gradients(policy, 1, local(radius, tail))
         assert float((mine - exact).norm() / exact.norm()) > 0.01
+
+
+def test_what_all_tokens_earn_is_shared_like_the_reward() -> None:
+    earned = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    credit = LocalCredit(Reach(4, (4,), 0), tail=0.5)
+    shared = credit.share(earned)
+    for t in range(4):
+        expected = earned[..., t] + 0.5 * earned[..., t + 1 :].sum(-1)
+        torch.testing.assert_close(shared[..., t], expected)
+    torch.testing.assert_close(SequenceCredit().share(earned), earned.sum(-1))

@@ -52,7 +52,8 @@ class DAPSConfig(MethodConfig):
     eta_learning_rate: float = 1e-3
     """Learning rate of log eta, where it is moved by gradient."""
     trained: int = 0
-    """Sequences, resampled from the K by weight, that gradients are spent on; 0: all K, as in the paper."""
+    """Sequences, resampled from the K by weight, that gradients are spent on; 0: all K, as in the paper. The decoder
+    then learns from samples of q*, not of q."""
     centred: bool = False
     """Weights w - 1/K: the same expected gradient with less variance."""
     credit: Literal["sequence", "local"] = "sequence"
@@ -164,14 +165,13 @@ class DAPS(Autoencoder):
     def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of a batch in natural units: policy + reconstruction (+ multiplier)."""
         config, beta, y = self.config, self.beta(step), self.scaling(x)
-        codes, log_q_tokens = self._roll_out(y)
+        codes, log_q_tokens, kl = self._roll_out(y)
         with torch.set_grad_enabled(not config.trained):
             log_p, returns = self.credit(self.decoder(codes), y, log_q_tokens)  # log p: with gradient to the decoder
         reward = self._with_rarity(returns.reward, codes, step)
         eta, dual_loss = self._multiplier(reward, returns.log_q, beta)
         log_w = log_weights(reward, returns.log_q, eta, beta)
 
-        kl = log_q_tokens.sum(-1).mean() + self.num_tokens * math.log(self.vocab_size)
         metrics: Metrics = {
             "log_p": log_p.detach().mean(),
             "elbo": log_p.detach().mean() - kl,
@@ -194,14 +194,15 @@ class DAPS(Autoencoder):
                 codes, log_w = few, log_w_few
         return self._policy_loss(y, codes, log_w, beta) - log_p.mean() + dual_loss, metrics
 
-    def _roll_out(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """K sequences of codes and their log q per token, without gradient."""
+    def _roll_out(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """K sequences of codes, their log q per token, without gradient, and an estimate of KL(q || uniform)."""
         codes, log_q = self.encoder.sample(y, self.config.samples)
+        kl = log_q.sum(-1).mean() + self.num_tokens * math.log(self.vocab_size)
         if self.config.sweeps:
             codes = improve(with_vectors(self.decoder, "method.sweeps"), y, codes, self.config.sweeps)
             with torch.no_grad():
                 log_q = self.encoder.log_prob(y, codes)
-        return codes, log_q
+        return codes, log_q, kl
 
     def _with_rarity(self, reward: Tensor, codes: Tensor, step: int) -> Tensor:
         """The reward and, where it is asked for, that of rare symbols."""
@@ -209,7 +210,7 @@ class DAPS(Autoencoder):
             return reward
         bonus = self.rarity(codes, step)
         self.rarity.observe(codes)
-        return reward + (bonus if reward.ndim == 3 else bonus.sum(-1))
+        return reward + self.credit.share(bonus)
 
     def _multiplier(self, reward: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         """eta, and the loss that moves it."""

@@ -228,3 +228,11 @@ def test_the_beta_reported_under_a_rate_is_the_one_reached() -> None:
     assert isinstance(model.beta, RateController)
     model.beta.log_beta.fill_(math.log(0.2))
     assert model.final_beta == pytest.approx(0.2)
+
+
+def test_kl_is_that_of_the_encoder_not_of_the_search(x: Tensor) -> None:
+    figures = []
+    for sweeps in (0, 2):
+        torch.manual_seed(3)
+        figures.append(float(build(sweeps=sweeps)(x, 0)[1]["kl"]))
+    assert figures[0] == figures[1]

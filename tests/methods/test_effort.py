@@ -90,3 +90,23 @@ def test_other_decoders_encode_without_effort_alone() -> None:
     assert model.encode(data(VECTORS)).shape == (5, 3)
     with pytest.raises(ValueError, match=r"effort: needs a daps\.decoder\.Decoder, got Other; build the network into"):
         model.encode(data(VECTORS), effort=1)
+
+
+def test_batch_statistics_are_not_moved_by_search() -> None:
+    nets = Architecture(
+        num_tokens=4, vocab_size=4, width=8, heads=2, patches=(2, 2), decoder_kind="conv", decoder_grid=(2, 2),
+        hidden=(4,), decoder_layers=1, norm="batch", data_shape=(1, 4, 4), encoder_kind="parallel",
+    )  # fmt: skip
+    model = build("daps", nets).train()
+    before = {name: buffer.clone() for name, buffer in model.decoder.named_buffers()}
+    model.encode(data(nets), effort=2)
+    assert model.decoder.training and before
+    for name, buffer in model.decoder.named_buffers():
+        torch.testing.assert_close(buffer, before[name], rtol=0, atol=0)
+
+
+def test_it_works_in_inference_mode() -> None:
+    model = build("daps", VECTORS)
+    expected = model.encode(data(VECTORS), effort=1)
+    with torch.inference_mode():
+        assert torch.equal(model.encode(data(VECTORS), effort=1), expected)
