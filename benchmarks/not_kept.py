@@ -4,7 +4,7 @@
                                                     [--seeds 0] [--presets mnist mnist-paper] [--output FILE]
 
     reuse   R = 1, 2, 4 updates for every rollout, by importance weights: presets mnist-paper (exact dual, learning
-            rate 1e-3; a rollout is a third of a step) and mnist (a rollout costs little)
+            rate 1e-3; a rollout is a third of a step) and mnist (parallel encoder)
     replay  the best code that was ever found for a training datum is one more sample of it: preset digits
     revive  symbols that fall out of use become noisy copies of symbols in use: preset mnist with unrelated symbols
             and no reward for rare ones, where codes collapse
@@ -50,6 +50,7 @@ TICKS = 10_000  # of the clock that schedules run on
 EVALUATIONS = 10  # a run
 SECONDS, STEPS = 120.0, 2_000  # of a run where --seconds does not say; steps of the plain run on digits
 HALVINGS = 40  # of the bracket of eta + beta
+Settings = dict[str, Any]
 
 
 @torch.no_grad()
@@ -184,9 +185,6 @@ class Revive(Plain):
                 parameter[dead] += 0.1 * size * torch.randn(len(dead), parameter.shape[1])
 
 
-Settings = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Study:
     """An idea: its variants, the plain one first, and the presets that it is tried on, with what is changed of them."""
@@ -233,8 +231,7 @@ def train(
     config: Config, kind: Callable[[Trainer, Dataset], Plain], data: tuple[Dataset, Dataset], seconds: float | None
 ) -> list[dict[str, float]]:
     """Figures of all evaluations of a run of so many CPU-seconds; None: of STEPS steps."""
-    dataset, held_out = data
-    config = resolve(config, dataset)
+    (dataset, held_out), config = data, resolve(config, data[0])
     trainer = Trainer(config, build_model(config, dataset))
     variant = kind(trainer, dataset)
     rollouts, steps, cpu, done = 0, 0, 0.0, 0.0
