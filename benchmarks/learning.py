@@ -11,6 +11,7 @@ docs/pictures/learning_PRESET.png. `--collect` only gathers what is there.
 
 import argparse
 import concurrent.futures
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from daps.pictures import comparison, to_pixels
 from daps.run import Run, write_json
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -164,11 +169,10 @@ def _portable(command: list[str]) -> list[str]:
 def picture(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """PSNR and beta-ELBO against CPU time, one line a variant: the mean over seeds, and each seed faintly."""
     import matplotlib.pyplot as plt
-    import numpy as np
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     names = list(dict.fromkeys(row["variant"] for row in rows))
-    colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20").colors
+    colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")(range(20))
     for axis, key, label in zip(axes, ("psnr", "beta_elbo"), ("PSNR, dB", f"beta-ELBO ({BETA:g}), nats"), strict=True):
         for name, colour in zip(names, colours, strict=False):
             curves = []
@@ -220,23 +224,67 @@ def main() -> None:
 
 
 def collect(study: str, runs: Path) -> None:
-    """The results file and the picture from every finished run of the study."""
+    """The results file, the pictures and a table from every finished run of the study."""
     rows: list[dict[str, Any]] = []
     for name in STUDIES[study].variants:
         for path in sorted((runs / study).glob(f"{name}_[0-9]*")):
             seed = path.name.removeprefix(f"{name}_")
             if seed.isdigit() and (path / "evaluation.json").exists():
                 rows += rows_of(name, int(seed), Run(path))
+    if not rows:
+        raise SystemExit(f"no finished run under {runs / study}")
     write_json(DOCS / "results" / f"learning_{study}.json", rows)
-    picture(
-        rows, DOCS / "pictures" / f"learning_{study}.png", f"{study}: {STUDIES[study].budget:,.0f} CPU-seconds a run"
-    )
+    title = f"{study}: {STUDIES[study].budget:,.0f} CPU-seconds a run"
+    picture(rows, DOCS / "pictures" / f"learning_{study}.png", title)
+    shown = [runs / study / f"{name}_0" for name in ("default", "fsq", "paper")]
+    reconstructions([path for path in shown if path.is_dir()], DOCS / "pictures" / f"learning_{study}_images.png")
+    print_table(rows)
+
+
+def reconstructions(folders: list[Path], path: Path) -> None:
+    """Originals, as the likelihood sees them, over each run's greedy reconstructions."""
+    model = Run(folders[0]).load_model("cpu")
+    arrays = [np.load(folder / "evaluation.npz") for folder in folders]
+    originals = model.scaling.inverse(model.scaling(torch.as_tensor(arrays[0]["originals"][:16]))).numpy()
+    images = [originals, *(array["reconstructions"][:16] for array in arrays)]
+    comparison([to_pixels(values, float(model.scaling.peak)) for values in images], least=56).save(path)
+
+
+def seconds_to(rows: list[dict[str, Any]], key: str, value: float) -> float:
+    """CPU-seconds after which a run's validations first reach a value, interpolated; inf if they never do."""
+    place = 0.0, -math.inf
     for row in rows:
-        if "psnr_greedy" in row:
-            print(
-                f"{row['variant']:16} seed {row['seed']}: {row['psnr']:.2f} dB, beta-ELBO {row['beta_elbo']:.1f}, "
-                f"{row['information_bits']:.1f} of {row['nominal_bits']:.0f} bits, {row['cpu_s']:.0f} CPU-s"
-            )
+        here = row["cpu_s"], row[key]
+        if here[1] >= value:
+            share = (value - place[1]) / (here[1] - place[1]) if place[1] > -math.inf else 1.0
+            return place[0] + share * (here[0] - place[0])
+        place = here
+    return math.inf
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Markdown: the evaluation on all test images, mean over seeds (and half the range), by variant."""
+    print(
+        "| variant | seeds | PSNR, dB | beta-ELBO | I(x; z), bits | perplexity | s to 11.3 dB | s to 16.7 dB | CPU-s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        mine = [row for row in rows if row["variant"] == name]
+        final = [row for row in mine if "psnr_greedy" in row]
+        cells = [_mean([row[key] for row in final], form) for key, form in COLUMNS.items()]
+        for level in (11.3, 16.7):
+            runs = [[r for r in mine if r["seed"] == one["seed"] and "psnr_greedy" not in r] for one in final]
+            times = [seconds_to(run, "psnr", level) for run in runs]
+            cells.append(_mean(times, ".0f") if max(times) < math.inf else "-")
+        print(f"| `{name}` | {len(final)} | {' | '.join(cells)} | {_mean([r['cpu_s'] for r in final], '.0f')} |")
+
+
+COLUMNS = {"psnr": ".2f", "beta_elbo": ".1f", "information_bits": ".1f", "perplexity_per_position": ".0f"}
+
+
+def _mean(values: list[float], form: str) -> str:
+    mean, spread = sum(values) / len(values), (max(values) - min(values)) / 2
+    return f"{mean:{form}}" + (f" ± {spread:{form}}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

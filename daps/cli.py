@@ -86,6 +86,8 @@ class EncodeOptions:
     """0 takes the most likely code (greedy), 1 samples."""
     seed: int = 0
     """Of the samples."""
+    effort: int = 0
+    """Sweeps of search over the codes: log p(x|z) never falls, time grows in proportion."""
     batch_size: int = 100
     """Data at a time."""
     device: Annotated[str, DEVICE] = "auto"
@@ -170,6 +172,7 @@ def run_encode(arguments: Sequence[str]) -> None:
         options.seed,
         options.batch_size,
         options.device,
+        options.effort,
     )
     print(f"{count} data of {bits:.0f} bits each -> {options.output}")
 

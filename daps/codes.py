@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from daps.atomic import replacing
 from daps.data import read_input, write_output
@@ -19,9 +21,16 @@ from daps.run import Run, pick_device
 
 
 def encode_files(
-    folder: Path, source: Path, target: Path, temperature: float, seed: int, batch_size: int, device: str
+    folder: Path,
+    source: Path,
+    target: Path,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+    device: str,
+    effort: int = 0,
 ) -> tuple[int, float]:
-    """Encodes an array file, a picture or a folder of pictures into a code file.
+    """Encodes an array file, a picture or a folder of pictures into a code file; temperature and effort as encode's.
 
     Returns:
         how many data, and the nominal bits of each.
@@ -35,9 +44,10 @@ def encode_files(
     model = Run.open(folder).load_model(pick_device(device))
     values, names = read_input(source, model.data_shape, peak=float(model.scaling.peak))
     generator = torch.Generator().manual_seed(seed)
+    batches = range(0, len(values), batch_size)
     parts = [
-        model.encode(values[start : start + batch_size], temperature, generator).cpu().numpy()
-        for start in range(0, len(values), batch_size)
+        model.encode(values[start : start + batch_size], temperature, generator, effort).cpu().numpy()
+        for start in track(batches, "encoding", console=Console(stderr=True), disable=len(batches) < 2)
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as file:

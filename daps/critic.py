@@ -7,13 +7,45 @@ never passes into the encoder: it ranks symbols, and a policy within an exact tr
 docs/learning.md, "First-order targets".
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from daps.decoder import Decoder, evaluating
+from daps.decoder import Decoder, evaluating, with_vectors
 
 _HALVINGS = 30
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """Cross-entropy of q to policies that the decoder's derivative improves, a KL of `region` nats per token away."""
+
+    region: float
+
+    def __call__(
+        self,
+        decoder: nn.Module,
+        y: Float[Tensor, "B ..."],
+        codes: Int[Tensor, "K B T"],
+        logits: Float[Tensor, "_ B T V"],
+        log_w: Tensor,
+        beta: float,
+    ) -> Float[Tensor, ""]:
+        """The loss, nats per datum: the true-reward weights say around which codes the derivative counts.
+
+        Args:
+            logits: of the encoder along the codes, with gradient; one row where the samples share it.
+            log_w: log-weights [K, B] or [K, B, T], normalised over K.
+        """
+        gain = predicted_change(with_vectors(decoder, "method.critic"), y, codes)
+        weights = log_w.exp() if log_w.ndim == 3 else log_w.exp().unsqueeze(-1)
+        if len(logits) < len(codes):  # one distribution for all samples of a datum: one target for it
+            gain, weights = (weights.unsqueeze(-1) * gain).sum(0, keepdim=True), weights.sum(0, keepdim=True)
+        log_policy = logits.log_softmax(-1)
+        target = improved(log_policy.detach(), gain, beta, self.region).exp()
+        return -(weights * (target * log_policy).sum(-1)).sum((0, 2)).mean()
 
 
 def predicted_change(

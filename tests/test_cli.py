@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import daps
@@ -112,6 +113,16 @@ def test_stochastic_codes_follow_the_seed(run: Path, tmp_path: Path) -> None:
         main(["encode", str(run), str(tmp_path / "x.npy"), "-o", str(target), "--temperature", "1", "--seed", seed])
         codes.append(np.load(target)["codes"])
     assert np.array_equal(codes[0], codes[1]) and not np.array_equal(codes[0], codes[2])
+
+
+def test_effort_raises_the_likelihood_of_the_codes(run: Path, tmp_path: Path) -> None:
+    x, model, log_p = daps.data.load("digits", "validation")[:20], daps.load(run), []
+    np.save(tmp_path / "x.npy", x)
+    for effort in ("0", "2"):
+        target = tmp_path / f"effort{effort}.npz"
+        main(["encode", str(run), str(tmp_path / "x.npy"), "-o", str(target), "--effort", effort])
+        log_p.append(model.decode(np.load(target)["codes"].astype(np.int64)).log_prob(torch.as_tensor(x)))
+    assert bool((log_p[1] >= log_p[0] - 1e-3).all()) and float(log_p[1].mean()) > float(log_p[0].mean())
 
 
 def test_images_preset_reports_bad_files_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

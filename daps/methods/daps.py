@@ -3,14 +3,14 @@
 Draw K code sequences for each datum, score them by the decoder, and fit the encoder to the best policy within
 a trust region around it: weighted maximum likelihood, with no gradient through the codes.
 
-What may vary is a part with a file of its own: how credit is divided (credit), which sequences are trained on
-(selection), what a full codebook earns (codebook), how samples are improved first (search), what the decoder's
+What may vary is a part with a file of its own (`Parts`): where sequences come from (proposal), how credit is divided
+(credit), what rare symbols earn (codebook), which sequences are trained on (selection), what the decoder's
 derivative adds (critic), what sets the price of entropy (schedules, rate). docs/learning.md derives each.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from daps.architecture import Architecture
 from daps.codebook import RareSymbols
 from daps.credit import Credit, LocalCredit, Reach, SequenceCredit
-from daps.critic import improved, predicted_change
+from daps.critic import FirstOrder
 from daps.decoder import with_vectors
 from daps.encoder import Encoder, token_log_prob
 from daps.methods.base import Autoencoder, MethodConfig, Metrics
 from daps.metrics import code_bits
 from daps.objective import effective_sample_size, eta_loss, log_weights, policy_loss, solve_eta
+from daps.proposal import Proposal, Sampled, Searched
 from daps.rate import RateController
 from daps.scaling import Scaling
 from daps.schedules import Constant, Exponential
-from daps.search import improve
 from daps.selection import recombine, resample, take
 
 
@@ -91,7 +91,6 @@ class DAPSConfig(MethodConfig):
                 "method: beta_first, beta_last and eta_first must be > 0 and eta_learning_rate >= 0, all finite, got "
                 f"{self.beta_first:g}, {self.beta_last:g}, {self.eta_first:g}, {self.eta_learning_rate:g}"
             )
-
         if not 0 <= self.trained <= self.samples:
             raise ValueError(f"method.trained: must lie in 0..K = {self.samples}, got {self.trained}; 0 trains on all")
         least = {name: getattr(self, name) for name in ("reach", "fullness", "sweeps", "critic", "rate", "rate_gain")}
@@ -122,6 +121,62 @@ class DAPSConfig(MethodConfig):
         """The untrained model."""
         return DAPS(nets.encoder(), nets.decoder(), nets.data_shape, scaling, self, steps=steps)
 
+    def parts(self, encoder: Encoder, decoder: nn.Module, steps: int) -> "Parts":
+        """The parts that these settings ask for.
+
+        Raises:
+            ValueError: the networks cannot serve them.
+        """
+        if self.centred and (self.sweeps or (self.trained and not encoder.shared)):
+            raise ValueError(
+                "method.centred: holds for all K samples of the encoder as they were drawn; leave it off with sweeps, "
+                "and with trained where the encoder is autoregressive"
+            )
+        for option in ("sweeps", "critic"):
+            if getattr(self, option):
+                with_vectors(decoder, f"method.{option}")
+        tokens, symbols = encoder.num_tokens, encoder.vocab_size
+        begin, end = self.fullness_first * steps, self.fullness_last * steps
+        return Parts(
+            beta=self._price_of_entropy(steps),
+            proposal=Searched(self.sweeps) if self.sweeps else Sampled(),
+            credit=SequenceCredit() if self.credit == "sequence" else self._local_credit(decoder, tokens),
+            rarity=RareSymbols(tokens, symbols, self.fullness, begin, end) if self.fullness else None,
+            critic=FirstOrder(self.critic) if self.critic else None,
+        )
+
+    def _price_of_entropy(self, steps: int) -> Callable[[int], float]:
+        if self.rate:
+            return RateController(self.beta_first, self.rate, self.rate_gain)
+        if self.beta_first == self.beta_last:
+            return Constant(self.beta_first)
+        return Exponential(self.beta_first, self.beta_last, steps)
+
+    def _local_credit(self, decoder: nn.Module, num_tokens: int) -> LocalCredit:
+        grid = with_vectors(decoder, "method.credit").grid
+        if grid is None:
+            raise ValueError(
+                "method.credit: local credit needs a decoder whose tokens lie on a grid (nets.decoder_kind = conv); "
+                "take credit = sequence"
+            )
+        return LocalCredit(Reach(num_tokens, grid, self.reach), self.tail)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What may vary in a step of DAPS."""
+
+    beta: Callable[[int], float]
+    """Price of entropy at a step."""
+    proposal: Proposal = field(default_factory=Sampled)
+    """Where the code sequences come from."""
+    credit: Credit = field(default_factory=SequenceCredit)
+    """What each token answers for."""
+    rarity: RareSymbols | None = None
+    """What rare symbols earn."""
+    critic: FirstOrder | None = None
+    """What the decoder's derivative adds."""
+
 
 class DAPS(Autoencoder):
     """Policy search over code sequences.
@@ -131,6 +186,7 @@ class DAPS(Autoencoder):
             search and first-order targets ask for a `daps.decoder.Decoder`.
         config: settings.
         steps: length of training, over which beta decays.
+        parts: your own parts; those of the settings if None.
 
     Raises:
         ValueError: settings that these networks cannot serve.
@@ -145,32 +201,29 @@ class DAPS(Autoencoder):
         config: DAPSConfig | None = None,
         *,
         steps: int,
+        parts: Parts | None = None,
     ) -> None:
         super().__init__(encoder, decoder, data_shape, scaling)
-        self.config = config = DAPSConfig() if config is None else config
-        if config.centred and (config.sweeps or (config.trained and not encoder.shared)):
-            raise ValueError(
-                "method.centred: holds for all K samples of the encoder as they were drawn; leave it off with sweeps, "
-                "and with trained where the encoder is autoregressive"
-            )
-        for option in ("sweeps", "critic"):
-            if getattr(config, option):
-                with_vectors(decoder, f"method.{option}")
-        self.beta = _price_of_entropy(config, max(steps, 1))
-        self.credit = _credit(config, encoder, decoder)
-        self.rarity = _rarity(config, encoder, max(steps, 1))
-        self.log_eta = nn.Parameter(torch.tensor(config.eta_first).log())
-        self.log_eta.requires_grad_(config.eta == "gradient")
+        self.config = DAPSConfig() if config is None else config
+        parts = self.config.parts(encoder, decoder, max(steps, 1)) if parts is None else parts
+        self.beta, self.proposal, self.credit = parts.beta, parts.proposal, parts.credit
+        self.rarity, self.critic = parts.rarity, parts.critic
+        self.log_eta = nn.Parameter(torch.tensor(self.config.eta_first).log())
+        self.log_eta.requires_grad_(self.config.eta == "gradient")
 
     def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of a batch in natural units: policy + reconstruction (+ multiplier)."""
         config, beta, y = self.config, self.beta(step), self.scaling(x)
-        codes, log_q_tokens, kl = self._roll_out(y)
+        codes, log_q_tokens, kl = self.proposal(self.encoder, self.decoder, y, config.samples)  # roll out
         with torch.set_grad_enabled(not config.trained):
-            log_p, returns = self.credit(self.decoder(codes), y, log_q_tokens)  # log p: with gradient to the decoder
-        reward = self._with_rarity(returns.reward, codes, step)
-        eta, dual_loss = self._multiplier(reward, returns.log_q, beta)
-        log_w = log_weights(reward, returns.log_q, eta, beta)
+            log_p, (reward, log_q) = self.credit(self.decoder(codes), y, log_q_tokens)  # log p trains the decoder
+        if self.rarity is not None:
+            reward = reward + self.credit.share(self.rarity(codes, step))
+            self.rarity.observe(codes)
+        eta, dual_loss = self._multiplier(reward, log_q, beta)
+        log_w = log_weights(reward, log_q, eta, beta)
+        if isinstance(self.beta, RateController):
+            self.beta.observe(kl)
 
         metrics: Metrics = {
             "log_p": log_p.detach().mean(),
@@ -181,36 +234,12 @@ class DAPS(Autoencoder):
             "beta": beta,
             "bits": code_bits(codes, self.vocab_size),
         }
-        if isinstance(self.beta, RateController):
-            self.beta.observe(kl)
         if config.trained:
-            if self.encoder.shared and log_w.ndim == 3:  # tokens are independent, and so are their weights
-                few = recombine(codes, log_w, config.trained)
-            else:
-                chosen, log_w_few = resample(log_w, config.trained)
-                few = take(codes, chosen)
+            few, log_w_few = self._few(codes, log_w)
             log_p = self.decoder(few).log_prob(y)
             if not self.encoder.shared:  # else all K cost the encoder no more than a few
                 codes, log_w = few, log_w_few
         return self._policy_loss(y, codes, log_w, beta) - log_p.mean() + dual_loss, metrics
-
-    def _roll_out(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """K sequences of codes, their log q per token, without gradient, and an estimate of KL(q || uniform)."""
-        codes, log_q = self.encoder.sample(y, self.config.samples)
-        kl = log_q.sum(-1).mean() + self.num_tokens * math.log(self.vocab_size)
-        if self.config.sweeps:
-            codes = improve(with_vectors(self.decoder, "method.sweeps"), y, codes, self.config.sweeps)
-            with torch.no_grad():
-                log_q = self.encoder.log_prob(y, codes)
-        return codes, log_q, kl
-
-    def _with_rarity(self, reward: Tensor, codes: Tensor, step: int) -> Tensor:
-        """The reward and, where it is asked for, that of rare symbols."""
-        if self.rarity is None:
-            return reward
-        bonus = self.rarity(codes, step)
-        self.rarity.observe(codes)
-        return reward + self.credit.share(bonus)
 
     def _multiplier(self, reward: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         """eta, and the loss that moves it."""
@@ -220,20 +249,19 @@ class DAPS(Autoencoder):
             return eta, eta.new_zeros(())
         return self.log_eta.detach().exp(), eta_loss(reward, log_q, self.log_eta, beta, target)
 
+    def _few(self, codes: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
+        """The sequences that gradients are spent on, and their log-weights."""
+        if self.encoder.shared and log_w.ndim == 3:  # tokens are independent, and so are their weights
+            return recombine(codes, log_w, self.config.trained), log_w
+        chosen, log_w_few = resample(log_w, self.config.trained)
+        return take(codes, chosen), log_w_few
+
     def _policy_loss(self, y: Tensor, codes: Tensor, log_w: Tensor, beta: float) -> Tensor:
         """Weighted maximum likelihood of the codes, and of the first-order targets where they are asked for."""
-        config, logits = self.config, self.encoder.logits(y, codes)
-        log_q = token_log_prob(logits, codes)
-        loss = policy_loss(log_w, log_q, baseline=1 / len(codes) if config.centred else 0.0)
-        if not config.critic:
-            return loss
-        gain = predicted_change(with_vectors(self.decoder, "method.critic"), y, codes)
-        weights = log_w.exp() if log_w.ndim == 3 else log_w.exp().unsqueeze(-1)
-        if len(logits) < len(codes):  # one distribution for all samples of a datum: one target for it
-            gain, weights = (weights.unsqueeze(-1) * gain).sum(0, keepdim=True), weights.sum(0, keepdim=True)
-        log_policy = logits.log_softmax(-1)
-        target = improved(log_policy.detach(), gain, beta, config.critic).exp()
-        return loss - (weights * (target * log_policy).sum(-1)).sum((0, 2)).mean()
+        logits = self.encoder.logits(y, codes)
+        baseline = 1 / len(codes) if self.config.centred else 0.0
+        loss = policy_loss(log_w, token_log_prob(logits, codes), baseline)
+        return loss if self.critic is None else loss + self.critic(self.decoder, y, codes, logits, log_w, beta)
 
     @property
     def final_beta(self) -> float:
@@ -247,32 +275,3 @@ class DAPS(Autoencoder):
         if self.log_eta.requires_grad:
             groups.append({"params": [self.log_eta], "lr": self.config.eta_learning_rate, "weight_decay": 0.0})
         return groups
-
-
-def _price_of_entropy(config: DAPSConfig, steps: int) -> Callable[[int], float]:
-    """beta: steered by the rate, constant, or decaying."""
-    first, last = config.beta_first, config.beta_last
-    if config.rate:
-        return RateController(first, config.rate, config.rate_gain)
-    return Constant(first) if first == last else Exponential(first, last, steps)
-
-
-def _credit(config: DAPSConfig, encoder: Encoder, decoder: nn.Module) -> Credit:
-    """What each token answers for."""
-    if config.credit == "sequence":
-        return SequenceCredit()
-    grid = with_vectors(decoder, "method.credit").grid
-    if grid is None:
-        raise ValueError(
-            "method.credit: local credit needs a decoder whose tokens lie on a grid (nets.decoder_kind = conv); take "
-            "credit = sequence"
-        )
-    return LocalCredit(Reach(encoder.num_tokens, grid, config.reach), config.tail)
-
-
-def _rarity(config: DAPSConfig, encoder: Encoder, steps: int) -> RareSymbols | None:
-    """The reward of rare symbols, if any."""
-    if not config.fullness:
-        return None
-    first, last = config.fullness_first * steps, config.fullness_last * steps
-    return RareSymbols(encoder.num_tokens, encoder.vocab_size, config.fullness, first, last)
