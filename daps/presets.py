@@ -49,14 +49,15 @@ def _parallel(patches: tuple[int, ...], layers: int, mlp_ratio: int, vocab_size:
 # fmt: off
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
-        about="scikit-learn's 8 x 8 digits, embedded, 10 tokens of 8 symbols (30 bits): under 90 s on two cores",
+        about="scikit-learn's 8 x 8 digits, embedded, 8 tokens of 16 symbols (32 bits): half a minute",
         data=DataConfig("digits"),
-        nets=Architecture(num_tokens=10, vocab_size=8, width=32, heads=2, patches=(4, 2), trunk_layers=2,
-                          hidden=(128, 256), variance=(0.03, 0.03)),
-        train=TrainConfig(steps=2_000, batch_size=32, learning_rate=3e-3, learning_rate_decay=0.05, weight_decay=0.2),
-        methods={"daps": Variant(DAPSConfig(samples=16, ess_fraction=0.5, beta_first=1.0, beta_last=0.01)),
-                 "fsq":  Variant(FSQConfig((4, 4)), _parallel((4, 2), 2, 4, 16) | {"num_tokens": 8},
-                                 {"learning_rate": 2e-3})},
+        nets=Architecture(num_tokens=8, vocab_size=16, width=32, heads=2, patches=(4, 2), trunk_layers=2,
+                          encoder_kind="parallel", structure="lattice", hidden=(128, 256), variance=(0.03, 0.03)),
+        train=TrainConfig(steps=1_200, batch_size=64, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.05,
+                          weight_decay=0.2),
+        methods={"daps": Variant(DAPSConfig(samples=16, ess_fraction=0.5, trained=2, beta_first=1.0, beta_last=0.01,
+                                            fullness=2.0, fullness_first=0.1, fullness_last=0.3)),
+                 "fsq":  Variant(FSQConfig((4, 4)))},
     ),
     "mnist": Preset(
         about="MNIST, binarised, 8 tokens of 256 symbols (64 bits), tuned for time to quality (docs/learning.md)",
