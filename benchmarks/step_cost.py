@@ -1,4 +1,4 @@
-"""CPU time of one training step on the paper's MNIST setting, and where it goes.
+"""CPU time of one training step on the paper's MNIST setting, and where it goes; and of our own presets.
 
     OMP_NUM_THREADS=1 python benchmarks/step_cost.py FOLDER_OF_MNIST_PARQUET
 
@@ -7,6 +7,7 @@ in separate passes of the same work, so their sum differs a little from the whol
 floating-point operations, counted by torch, and the rate they make. Writes docs/results/step_cost_mnist.json.
 """
 
+import dataclasses
 import statistics
 import sys
 import time
@@ -17,7 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from daps.clipping import adaptive_clip
-from daps.data import batch_indices, load
+from daps.config import Config
+from daps.data import Dataset, batch_indices, load
 from daps.objective import log_weights, policy_loss, solve_eta
 from daps.presets import preset
 from daps.run import environment, write_json
@@ -63,7 +65,8 @@ def parts(trainer: Trainer, rows: torch.Tensor) -> dict[str, Callable[[], object
 
     def update() -> None:
         adaptive_clip(trainer.parameters, 1.0)
-        trainer.optimizer.step()
+        for optimizer in trainer.optimizers:
+            optimizer.step()
 
     return {
         "sample K codes (cached, no gradient)": lambda: model.encoder.sample(y, config.samples),
@@ -74,11 +77,19 @@ def parts(trainer: Trainer, rows: torch.Tensor) -> dict[str, Callable[[], object
     }
 
 
+def whole_step(config: Config, dataset: Dataset) -> dict[str, float]:
+    """Of a preset as it trains: its own batch size, samples and optimizer."""
+    trainer = Trainer(config, build_model(config, dataset))
+    seconds = cpu_seconds(lambda: trainer.advance(dataset))
+    return {"cpu_seconds": round(seconds, 4), "gflop": round(operations(lambda: trainer.advance(dataset)), 2)}
+
+
 def measure(folder: str) -> dict[str, object]:
     """All figures."""
     torch.set_num_threads(1)
     dataset = load("mnist", "train", path=folder)
-    config = resolve(preset("mnist"), dataset)
+    paper = preset("mnist-paper")
+    config = resolve(dataclasses.replace(paper, method=dataclasses.replace(paper.method, eta="solve")), dataset)
     trainer = Trainer(config, build_model(config, dataset))
     trainer.advance(dataset)
     rows = torch.as_tensor(dataset[batch_indices(0, 0, len(dataset), config.train.batch_size)])
@@ -91,6 +102,10 @@ def measure(folder: str) -> dict[str, object]:
         "parts": {
             name: {"cpu_seconds": round(cpu_seconds(work), 4), "gflop": round(operations(work), 2)}
             for name, work in works.items()
+        },
+        "whole_step_of": {
+            f"{name} --method {method}": whole_step(resolve(preset(name, method), dataset), dataset)
+            for name, method in (("mnist", "daps"), ("mnist", "fsq"))
         },
         "repeats": REPEATS,
         "seed": config.train.seed,
