@@ -30,6 +30,7 @@ def measure(run: Run, images: int, data: str | None) -> tuple[list[dict[str, Any
     config, model = run.config(), run.load_model("cpu")
     dataset = load(config.data.name, "validation", path=data or config.data.path, size=config.data.size)
     values = subset(dataset, images)
+    images = len(values)
     peak = float(model.scaling.peak)
     rows, shown = [], [values[:16]]
     before = np.full(images, -np.inf)
@@ -50,6 +51,7 @@ def measure(run: Run, images: int, data: str | None) -> tuple[list[dict[str, Any
                 "run": run.path.name,
                 "method": config.method_name,
                 "effort": effort,
+                "n": images,
                 "seconds_per_image": round(seconds / images, 5),
                 "psnr": round(float(np.concatenate(quality).mean()), 3),
                 "log_p": round(float(after.mean()), 3),
@@ -99,7 +101,7 @@ def main() -> None:
         command = (
             f"python benchmarks/effort.py {' '.join(path.name for path in options.runs)} --images {options.images}"
         )
-        facts = {"n": options.images, "device": about["processor"], "commit": about["commit"], "command": command}
+        facts = {"device": about["processor"], "commit": about["commit"], "command": command}
         rows += [row | facts for row in measured]
     name = Run.open(options.runs[0]).config().preset
     write_json(DOCS / "results" / f"effort_{name}.json", rows)

@@ -174,9 +174,9 @@ def picture(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     names = list(dict.fromkeys(row["variant"] for row in rows))
-    colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")(range(20))
+    lines = [(colour, style) for style in ("-", "--", ":") for colour in plt.get_cmap("tab10")(range(10))]
     for axis, key, label in zip(axes, ("psnr", "beta_elbo"), ("PSNR, dB", f"beta-ELBO ({BETA:g}), nats"), strict=True):
-        for name, colour in zip(names, colours, strict=False):
+        for name, (colour, style) in zip(names, lines[: len(names)], strict=True):
             curves = []
             for seed in dict.fromkeys(row["seed"] for row in rows if row["variant"] == name):
                 mine = [
@@ -186,12 +186,12 @@ def picture(rows: list[dict[str, Any]], path: Path, title: str) -> None:
                 axis.plot(*curves[-1], color=colour, alpha=0.3, linewidth=0.8)
             times = np.geomspace(max(c[0][0] for c in curves), min(c[0][-1] for c in curves), 100)
             mean = np.mean([np.interp(times, *curve) for curve in curves], axis=0)
-            axis.plot(times, mean, color=colour, label=f"{name} ({len(curves)})")
+            axis.plot(times, mean, style, color=colour, label=f"{name} ({len(curves)})")
         axis.set(xlabel="CPU-seconds of training, one core", ylabel=label, xscale="log")
         axis.grid(alpha=0.3)
     top = max(row["beta_elbo"] for row in rows)
     axes[1].set_ylim(min(row["beta_elbo"] for row in rows[len(rows) // 8 :]), top + 0.05 * abs(top))
-    axes[0].legend(title="variant (seeds)", fontsize=8)
+    axes[0].legend(title="variant (seeds)", fontsize=7, ncols=1 + len(names) // 8)
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -217,11 +217,15 @@ def main() -> None:
     jobs = [(name, seed) for seed in options.seeds for name in options.only or study.variants]
     if not options.collect:
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            started = {}
             for name, seed in jobs:
                 folder = folder_of(options.runs, options.study, name, seed)
                 if not (folder / "evaluation.json").exists():
                     arguments = study.variants[name].arguments(seed, budget, options.data, folder)
-                    pool.submit(run_one, arguments, folder.with_suffix(".log"))
+                    started[folder] = pool.submit(run_one, arguments, folder.with_suffix(".log"))
+        for folder, run in started.items():
+            if run.exception():
+                print(f"{folder} failed: see {folder.with_suffix('.log')}", file=sys.stderr)
     collect(options.study, options.runs)
 
 
@@ -236,10 +240,12 @@ def collect(study: str, runs: Path) -> None:
     if not rows:
         raise SystemExit(f"no finished run under {runs / study}")
     write_json(DOCS / "results" / f"learning_{study}.json", rows)
-    title = f"{study}: {STUDIES[study].budget:,.0f} CPU-seconds a run"
+    title = f"{study}: {max(row['cpu_s'] for row in rows):,.0f} CPU-seconds a run at most"
     picture(rows, DOCS / "pictures" / f"learning_{study}.png", title)
     shown = [runs / study / f"{name}_0" for name in ("default", "fsq", "paper")]
-    reconstructions([path for path in shown if path.is_dir()], DOCS / "pictures" / f"learning_{study}_images.png")
+    shown = [path for path in shown if (path / "evaluation.npz").exists()]
+    if shown:
+        reconstructions(shown, DOCS / "pictures" / f"learning_{study}_images.png")
     print("\n".join(table(rows)))
 
 

@@ -47,7 +47,8 @@ class TrainConfig:
     weight_decay: float = 1e-4
     """Decoupled, on all parameters of the networks."""
     ema: float = 0.0
-    """Memory of the weights' moving average, which then is what is evaluated and saved, e.g. 0.999; 0: none."""
+    """Memory of the weights' moving average, e.g. 0.999: it begins at the first weights, and is what is evaluated and
+    saved, with the latest batch statistics; 0: none."""
     clip: float = 1.0
     """Largest ratio of gradient norm to parameter norm, per output unit (adaptive gradient clipping)."""
     seed: int = 0
@@ -59,8 +60,11 @@ class TrainConfig:
                 raise ValueError(f"train.{name}: must be > 0 and finite, got {getattr(self, name)}")
         if not 0 < self.learning_rate_decay <= 1:
             raise ValueError(f"train.learning_rate_decay: must lie in (0, 1], got {self.learning_rate_decay:g}")
-        if self.warmup < 0 or not 0 <= self.ema < 1:
-            raise ValueError(f"train: warmup must be >= 0 and ema in [0, 1), got {self.warmup} and {self.ema:g}")
+        if not 0 <= self.warmup < self.steps or not 0 <= self.ema < 1:
+            raise ValueError(
+                f"train: warmup must lie in 0..steps - 1 = {self.steps - 1} and ema in [0, 1), got {self.warmup} and "
+                f"{self.ema:g}"
+            )
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.seed < 2**63:
             raise ValueError(
                 "train: weight_decay must be >= 0 and finite, seed in 0..2^63 - 1, got "

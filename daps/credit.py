@@ -122,7 +122,8 @@ def value_log_prob(distribution: Distribution, y: Tensor) -> Float[Tensor, "..."
     """
     if not isinstance(distribution, Independent):
         raise ValueError(
-            "decoder: local credit needs a distribution that factorises over values "
-            f"(torch.distributions.Independent), got {type(distribution).__name__}; use credit = sequence"
+            "decoder: local credit and search need a distribution that factorises over values "
+            f"(torch.distributions.Independent), got {type(distribution).__name__}; use method.credit = sequence, and "
+            "no search"
         )
     return distribution.base_dist.log_prob(y)

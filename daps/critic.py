@@ -37,7 +37,7 @@ class FirstOrder:
 
         Args:
             logits: of the encoder along the codes, with gradient; one row where the samples share it.
-            log_w: log-weights [K, B] or [K, B, T], normalised over K.
+            log_w: log-weights [K, B] or [K, B, T]; normalised over K, in expectation where they are resampled.
         """
         gain = predicted_change(with_vectors(decoder, "method.critic"), y, codes)
         weights = log_w.exp() if log_w.ndim == 3 else log_w.exp().unsqueeze(-1)

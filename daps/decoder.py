@@ -48,13 +48,14 @@ class Decoder(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, and afterwards in the mode that it was in."""
-    was_training = module.training
+    """The module in eval mode, and afterwards each of its parts in the mode that it was in."""
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        module.train(was_training)
+        for part, training in modes.items():
+            part.training = training
 
 
 def with_vectors(decoder: nn.Module, option: str) -> Decoder:

@@ -122,7 +122,7 @@ class AutoregressiveEncoder(Encoder):
                 f"codes: must have shape [K, B = {len(memories[0].keys)}, T] for this x, got {[*codes.shape]}"
             )
         start = codes.new_full((batch, k, self.block), self.vocab_size)
-        inputs = torch.cat([start, codes.transpose(0, 1)[..., : -self.block]], dim=-1)
+        inputs = torch.cat([start, codes.transpose(0, 1)], dim=-1)[..., :tokens]
         h = self.embedding(inputs.flatten(0, 1)) + self.positions[:tokens]
         for block, memory in zip(self.blocks, memories, strict=True):
             h = block(h, causal=self.block, memory=memory)

@@ -53,14 +53,15 @@ def likelihoods(
     y = model.scaling(x)
     codes, log_q = model.encoder.sample(y, samples, generator=generator)
     log_p = _exact(model.decoder(codes).log_prob(y))
-    policy = _exact(model.encoder.logits(y, codes)).softmax(-1)
-    entropy = -torch.xlogy(policy, policy).sum((-1, -2)).mean(0)
+    log_policy = model.encoder.logits(y, codes).log_softmax(-1)  # [S or 1, B, T, V]
+    policy = log_policy.exp()
+    entropy = _exact(-(policy * log_policy.where(policy > 0, 0.0)).sum(-1)).sum(-1).mean(0)
     figures = {
         "log_p": log_p.mean(0),
         "kl": model.bits * math.log(2) - entropy,
         "iw_log_likelihood": importance_weighted(log_p, _exact(log_q).sum(-1), model.bits),
     }
-    return figures, policy.mean((0, 1))
+    return figures, _exact(policy.mean((0, 1)))
 
 
 @torch.no_grad()

@@ -18,6 +18,9 @@ def optimizers(kind: Kind, model: nn.Module, groups: list[dict[str, Any]], devic
         model: whose linear layers are meant.
         groups: parameters with `lr` and `weight_decay`, as Autoencoder.parameter_groups gives them.
         device: of the parameters.
+
+    Raises:
+        ValueError: muon without linear layers.
     """
     fused = device.type in ("cpu", "cuda")
     matrices = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)} if kind == "muon" else ()
@@ -26,6 +29,8 @@ def optimizers(kind: Kind, model: nn.Module, groups: list[dict[str, Any]], devic
         members = [p for p in group["params"] if p.requires_grad]
         inner.append({**group, "params": [p for p in members if id(p) in matrices]})
         rest.append({**group, "params": [p for p in members if id(p) not in matrices]})
+    if kind == "muon" and not any(group["params"] for group in inner):
+        raise ValueError("train.optimizer: muon steps the matrices of linear layers, and there are none; take adamw")
     inner, rest = [[group for group in part if group["params"]] for part in (inner, rest)]
     made: list[Optimizer] = [AdamW(rest, fused=fused)] if rest else []
     return [*made, Muon(inner, adjust_lr_fn="match_rms_adamw")] if inner else made

@@ -23,6 +23,8 @@ class RateController(nn.Module):
 
     def __init__(self, first: float, bits: float, gain: float, floor: float = 1e-4, ceiling: float = 1e3) -> None:
         super().__init__()
+        if not floor <= first <= ceiling:
+            raise ValueError(f"method.beta_first: a rate keeps beta in [{floor:g}, {ceiling:g}], got {first:g}")
         self.bits, self.gain = bits, gain
         self.bounds = (math.log(floor), math.log(ceiling))
         self.register_buffer("log_beta", torch.tensor(math.log(first)))

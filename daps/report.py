@@ -208,7 +208,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         (f"tokens {TIMES} symbols", "", _symbols, ""),
         ("nominal size", "bits", _bits, ",.4g"),
         ("entropy of q(z|x)", "bits", lambda e: e.figure("entropy_bits"), ",.2f"),
-        ("information I(x; z)", "bits", lambda e: e.figure("information_bits"), ",.2f"),
+        ("information I(x; z), at most", "bits", lambda e: e.figure("information_bits"), ",.2f"),
         (
             "perplexity, stochastic",
             "all positions pooled",

@@ -13,7 +13,7 @@ from daps.credit import Reach, value_log_prob
 from daps.critic import predicted_change
 from daps.decoder import Decoder, evaluating
 
-RADIUS = 1  # cells around a token of a local decoder in which its change is judged
+RADIUS = 1  # cells around a token of a local decoder in which its change is judged; log p of all of x decides
 
 
 @torch.no_grad()
@@ -27,7 +27,13 @@ def improve(
         codes: where to begin.
         sweeps: visits to every token; 0 returns the codes.
         candidates: symbols scored at each visit.
+
+    Raises:
+        ValueError: a distribution that does not factorise over values.
     """
+    codes = codes.long()
+    if not codes.numel():
+        return codes
     reach = Reach(codes.shape[-1], decoder.grid, RADIUS)
     with evaluating(decoder):
         for sites in reach.colours * sweeps:

@@ -35,7 +35,8 @@ def resample(log_w: Float[Tensor, "K B"] | Float[Tensor, "K B T"], count: int) -
     strata = torch.arange(count, device=log_w.device) + torch.rand(*cumulative.shape[:1], count, device=log_w.device)
     thresholds = strata / count * cumulative[:, -1:]
     below = torch.nextafter(cumulative[:, -1:], cumulative.new_zeros(()))  # rounding must not pass the last weight
-    chosen = torch.searchsorted(cumulative, thresholds.minimum(below), right=True).T
+    chosen = torch.searchsorted(cumulative, thresholds.minimum(below), right=True)
+    chosen = chosen.clamp(max=len(log_w) - 1).T  # weights that are NaN must reach the loss, whose step is then skipped
     kept = torch.log(count * take(chances, chosen))
     return Selection(chosen, take(log_w, chosen) - (kept if log_w.ndim == 2 else kept.unsqueeze(-1)))
 

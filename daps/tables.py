@@ -30,7 +30,7 @@ def _likelihoods(figures: dict[str, Any]) -> Table:
         (f"importance-weighted log p(x), S = {figures['importance_samples']}", "iw_log_likelihood", "nats"),
         ("KL(q || uniform)", "kl", "nats"),
         ("entropy of q(z|x)", "entropy_bits", "bits"),
-        ("information I(x; z)", "information_bits", "bits"),
+        ("information I(x; z), at most", "information_bits", "bits"),
         ("nominal size of the codes", "nominal_bits", "bits"),
     ]
     for label, key, unit in rows:

@@ -74,9 +74,12 @@ def test_settings_of_the_groups_are_carried(kind: Kind) -> None:
 
 def test_an_optimizer_without_parameters_is_not_made() -> None:
     matrix, vector = nn.Linear(3, 2, bias=False), nn.LayerNorm(3)
-    for model, kind in ((matrix, Muon), (vector, AdamW)):
-        groups = [{"params": list(model.parameters()), "lr": 0.1, "weight_decay": 0.0}]
-        assert [type(o) for o in optimizers("muon", model, groups, CPU)] == [kind]
+    groups = [{"params": list(matrix.parameters()), "lr": 0.1, "weight_decay": 0.0}]
+    assert [type(o) for o in optimizers("muon", matrix, groups, CPU)] == [Muon]
+    groups = [{"params": list(vector.parameters()), "lr": 0.1, "weight_decay": 0.0}]
+    assert [type(o) for o in optimizers("adamw", vector, groups, CPU)] == [AdamW]
+    with pytest.raises(ValueError, match=r"train\.optimizer: muon steps the matrices of linear layers"):
+        optimizers("muon", vector, groups, CPU)
 
 
 def slopes(model: nn.Module, step: int) -> None:

@@ -96,9 +96,13 @@ class DAPSConfig(MethodConfig):
         least = {name: getattr(self, name) for name in ("reach", "fullness", "sweeps", "critic", "rate", "rate_gain")}
         for name, value in least.items():
             if not 0 <= value < math.inf:
-                raise ValueError(f"method.{name}: must be >= 0 and finite, got {value:g}; 0 switches it off")
+                raise ValueError(f"method.{name}: must be >= 0 and finite, got {value:g}")
+        if self.rate and not 0 < self.rate_gain <= 1:
+            raise ValueError(f"method.rate_gain: must lie in (0, 1], got {self.rate_gain:g}; 0.01 is a good beginning")
         if not 0 <= self.tail <= 1:
             raise ValueError(f"method.tail: must lie in [0, 1], got {self.tail:g}; 1 for autoregressive encoders")
+        if self.tail and self.credit == "sequence":
+            raise ValueError(f"method.tail: belongs to local credit, got {self.tail:g} with credit = sequence; drop it")
         if not 0 <= self.fullness_first <= self.fullness_last <= 1:
             raise ValueError(
                 "method: needs 0 <= fullness_first <= fullness_last <= 1, got "
@@ -127,15 +131,16 @@ class DAPSConfig(MethodConfig):
         Raises:
             ValueError: the networks cannot serve them.
         """
-        if self.centred and (self.sweeps or (self.trained and not encoder.shared)):
-            raise ValueError(
-                "method.centred: holds for all K samples of the encoder as they were drawn; leave it off with sweeps, "
-                "and with trained where the encoder is autoregressive"
-            )
         for option in ("sweeps", "critic"):
             if getattr(self, option):
                 with_vectors(decoder, f"method.{option}")
         tokens, symbols = encoder.num_tokens, encoder.vocab_size
+        nominal = tokens * math.log2(symbols)
+        if self.rate > nominal:
+            raise ValueError(
+                f"method.rate: {tokens} tokens of {symbols} symbols carry {nominal:g} bits, got {self.rate:g}; "
+                "ask for less"
+            )
         begin, end = self.fullness_first * steps, self.fullness_last * steps
         return Parts(
             beta=self._price_of_entropy(steps),
@@ -186,7 +191,7 @@ class DAPS(Autoencoder):
             search and first-order targets ask for a `daps.decoder.Decoder`.
         config: settings.
         steps: length of training, over which beta decays.
-        parts: your own parts; those of the settings if None.
+        parts: your own parts, in place of those that the settings name.
 
     Raises:
         ValueError: settings that these networks cannot serve.
@@ -205,7 +210,14 @@ class DAPS(Autoencoder):
     ) -> None:
         super().__init__(encoder, decoder, data_shape, scaling)
         self.config = DAPSConfig() if config is None else config
-        parts = self.config.parts(encoder, decoder, max(steps, 1)) if parts is None else parts
+        self.steps = max(steps, 1)
+        parts = self.config.parts(encoder, decoder, self.steps) if parts is None else parts
+        few = self.config.trained and not encoder.shared
+        if self.config.centred and (few or not isinstance(parts.proposal, Sampled)):
+            raise ValueError(
+                "method.centred: holds for all K samples of the encoder as they were drawn; leave it off with sweeps, "
+                "and with trained where the encoder is autoregressive"
+            )
         self.beta, self.proposal, self.credit = parts.beta, parts.proposal, parts.credit
         self.rarity, self.critic = parts.rarity, parts.critic
         self.log_eta = nn.Parameter(torch.tensor(self.config.eta_first).log())
@@ -266,7 +278,7 @@ class DAPS(Autoencoder):
     @property
     def final_beta(self) -> float:
         """beta at the last step; where a rate steers it, beta now."""
-        return self.beta(0) if isinstance(self.beta, RateController) else self.config.beta_last
+        return self.beta(self.steps)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """log eta moves at its own rate and is not decayed: decay would pull eta towards 1."""

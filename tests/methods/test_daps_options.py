@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from daps.architecture import Architecture
 from daps.methods import DAPS, DAPSConfig
+from daps.methods.daps import Parts
+from daps.proposal import Searched
 from daps.rate import RateController
 from daps.scaling import Affine
+from daps.schedules import Constant
 from daps.selection import resample
 
 NETS = Architecture(
@@ -175,13 +178,16 @@ def test_sweeps_learn_from_codes_of_higher_likelihood(x: Tensor) -> None:
     assert figures[0] < figures[1] - 0.01 and figures[1] <= figures[2]
 
 
-@pytest.mark.parametrize(("bits", "sign"), [(0.01, 1), (1000.0, -1)])
+@pytest.mark.parametrize(("bits", "sign"), [(0.01, 1), (6.0, -1)])
 def test_rate_moves_beta_towards_the_bits_asked_for(bits: float, sign: int, x: Tensor) -> None:
     model = build(rate=bits, rate_gain=0.1)
-    betas = [float(model(x, step)[1]["beta"]) for step in range(3)]
+    figures = [model(x, step)[1] for step in range(3)]
+    betas = [float(row["beta"]) for row in figures]
     assert betas[0] == pytest.approx(0.4, rel=1e-6)
     changes = [math.log(b / a) for a, b in itertools.pairwise(betas)]
-    assert changes == pytest.approx([sign * 0.1] * 2, rel=1e-2)  # full steps, so far from the target
+    errors = [max(-1.0, min(1.0, float(row["kl"]) / (bits * math.log(2)) - 1)) for row in figures[:2]]
+    assert changes == pytest.approx([0.1 * error for error in errors], rel=1e-5)
+    assert all(change * sign > 0 for change in changes)
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", "parallel"])
@@ -236,3 +242,36 @@ def test_kl_is_that_of_the_encoder_not_of_the_search(x: Tensor) -> None:
         torch.manual_seed(3)
         figures.append(float(build(sweeps=sweeps)(x, 0)[1]["kl"]))
     assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "parallel"])
+@pytest.mark.parametrize("option", ["trained", "local"])
+def test_a_datum_that_is_not_finite_makes_the_loss_so_and_no_crash(kind: str, option: str, images: Tensor) -> None:
+    model = build_images(kind, trained=2, credit="local" if option == "local" else "sequence")
+    with torch.no_grad():
+        next(model.decoder.parameters()).fill_(math.nan)
+    assert not bool(model(images, 0)[0].isfinite())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rate": 1000.0}, r"method\.rate: 3 tokens of 4 symbols carry 6 bits, got 1000"),
+        ({"rate": 4.0, "rate_gain": 0.0}, r"method\.rate_gain: must lie in \(0, 1\], got 0"),
+        ({"rate": 4.0, "beta_first": 5000.0}, r"method\.beta_first: a rate keeps beta in \[0\.0001, 1000\], got 5000"),
+        ({"tail": 1.0}, r"method\.tail: belongs to local credit, got 1 with credit = sequence"),
+    ],
+)
+def test_settings_that_would_do_nothing(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+def test_parts_of_your_own_take_the_place_of_the_settings(x: Tensor) -> None:
+    plain = build()
+    own = Parts(beta=Constant(0.25), proposal=Searched(1))
+    model = DAPS(plain.encoder, plain.decoder, plain.data_shape, plain.scaling, CONFIG, steps=STEPS, parts=own).double()
+    assert model.final_beta == 0.25 and model(x, 3)[1]["beta"] == 0.25
+    centred = dataclasses.replace(CONFIG, centred=True)
+    with pytest.raises(ValueError, match="holds for all K samples"):
+        DAPS(plain.encoder, plain.decoder, plain.data_shape, None, centred, steps=STEPS, parts=own)

@@ -110,3 +110,13 @@ def test_it_works_in_inference_mode() -> None:
     expected = model.encode(data(VECTORS), effort=1)
     with torch.inference_mode():
         assert torch.equal(model.encode(data(VECTORS), effort=1), expected)
+
+
+def test_frozen_parts_stay_frozen_and_empty_batches_stay_empty() -> None:
+    model = build("daps", VECTORS).train()
+    frozen = next(part for part in model.decoder.modules() if isinstance(part, nn.Linear)).eval()
+    codes = model.encode(data(VECTORS), effort=1)
+    assert not frozen.training and model.decoder.training
+    assert model.encode(data(VECTORS)[:0], effort=1).shape == (0, *codes.shape[1:])
+    y = model.scaled(data(VECTORS))
+    assert torch.equal(improve(model.decoder, y, codes[None].int(), 1), improve(model.decoder, y, codes[None], 1))
