@@ -87,7 +87,7 @@ class EncodeOptions:
     seed: int = 0
     """Of the samples."""
     effort: int = 0
-    """Sweeps of search over the codes: log p(x|z) never falls, time grows in proportion."""
+    """Units of search for better codes, 64 draws and a sweep each: log p(x|z) never falls, time grows in proportion."""
     batch_size: int = 100
     """Data at a time."""
     device: Annotated[str, DEVICE] = "auto"

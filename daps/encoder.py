@@ -23,6 +23,7 @@ class Encoder(nn.Module, ABC):
     num_tokens: int
     vocab_size: int
     shared = False  # whether one row of logits serves all samples of a datum
+    deterministic = False  # whether q(z|x) puts all mass on one sequence
 
     @abstractmethod
     def sample(

@@ -1,8 +1,9 @@
-"""Search over codes: better sequences for a datum than its encoder draws, judged by the true log p(x|z).
+"""Search over codes: better sequences for a datum than its encoder's first, judged by the true log p(x|z).
 
-A sweep visits every token. The decoder's derivative names the most promising symbols of a token (as in
-Gibbs-with-gradients, Grathwohl et al., 2021), each is scored exactly, and the best is kept if log p rises. Tokens
-of a local decoder that share no pixel are changed at once. docs/learning.md, "Search".
+Two means: draw many sequences of q and keep the best; then a sweep that visits every token. The decoder's derivative
+names the most promising symbols of a token (as in Gibbs-with-gradients, Grathwohl et al., 2021), each is scored
+exactly, and the best is kept if log p rises. Tokens of a local decoder that share no pixel are changed at once.
+docs/learning.md, "Search".
 """
 
 import torch
@@ -12,8 +13,51 @@ from torch import Tensor
 from daps.credit import Reach, value_log_prob
 from daps.critic import predicted_change
 from daps.decoder import Decoder, evaluating
+from daps.encoder import Encoder
+from daps.selection import take
 
 RADIUS = 1  # cells around a token of a local decoder in which its change is judged; log p of all of x decides
+
+
+DRAWS, AT_ONCE = 64, 16  # sequences drawn for each unit of effort, and scored in one batch
+
+
+@torch.no_grad()
+def search(
+    encoder: Encoder,
+    decoder: Decoder,
+    y: Float[Tensor, "B ..."],
+    codes: Int[Tensor, "1 B T"],
+    effort: int,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "1 B T"]:
+    """Codes whose log p(x|z) is nowhere below that of the codes given, and rises with effort.
+
+    A unit of effort draws `DRAWS` sequences of q, unless the encoder is deterministic, and sweeps once over the
+    tokens of the best so far.
+
+    Args:
+        y: data in model units.
+        codes: where to begin.
+        effort: units of it; 0 returns the codes.
+        generator: of the draws; one with a fixed seed if None, so that codes are reproducible.
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    for _ in range(effort if codes.numel() else 0):
+        with evaluating(decoder), evaluating(encoder):
+            for _ in range(0 if encoder.deterministic else DRAWS // AT_ONCE):
+                drawn = torch.cat([codes, encoder.sample(y, AT_ONCE, 1.0, generator)[0]])
+                log_p = decoder(drawn).log_prob(y)
+                best = log_p.argmax(0, keepdim=True)
+                better = log_p.gather(0, best) > log_p[:1] + _margin(log_p[:1])
+                codes = torch.where(better.unsqueeze(-1), take(drawn, best), codes)
+        codes = improve(decoder, y, codes, 1)
+    return codes
+
+
+def _margin(log_p: Tensor) -> Tensor:
+    """What rounding in other batch shapes might take back."""
+    return 1e-4 + 1e-5 * log_p.abs()
 
 
 @torch.no_grad()
@@ -58,5 +102,4 @@ def _visit(decoder: Decoder, y: Tensor, codes: Tensor, sites: Tensor, reach: Rea
     proposed = codes.clone()
     proposed[..., sites] = tried.gather(0, best).squeeze(0)
     before, after = (value_log_prob(decoder(z), y).flatten(2).sum(-1) for z in (codes, proposed))
-    margin = 1e-4 + 1e-5 * before.abs()  # what rounding in other batch shapes might take back
-    return torch.where((after > before + margin).unsqueeze(-1), proposed, codes)
+    return torch.where((after > before + _margin(before)).unsqueeze(-1), proposed, codes)

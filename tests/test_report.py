@@ -252,7 +252,7 @@ def test_a_run_just_begun_is_fine(tmp_path: Path) -> None:
         (run / name).unlink()
     write_report([run], tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
-    assert " 0 of 2,000 " in page.text and "Training curves" not in page.text and page.open == []
+    assert " 0 of 1,200 " in page.text and "Training curves" not in page.text and page.open == []
 
 
 def test_a_partial_evaluation_leaves_gaps(tmp_path: Path) -> None:

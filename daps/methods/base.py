@@ -15,7 +15,7 @@ from daps.architecture import Architecture
 from daps.decoder import with_vectors
 from daps.encoder import Encoder
 from daps.scaling import Affine, Scaled, Scaling
-from daps.search import improve
+from daps.search import search
 
 Metrics = dict[str, Tensor | float]
 
@@ -85,16 +85,19 @@ class Autoencoder(nn.Module, ABC):
             x: [B, *data_shape] in natural units.
             temperature: 0 takes the most likely symbol at each token (greedy), 1 samples q(z|x).
             generator: makes a stochastic encoding reproducible.
-            effort: sweeps of search over the codes that follow; log p(x|z) never falls, time grows in proportion.
+            effort: how long to search for better codes from there: 64 draws of q and a sweep over the tokens a unit.
+                log p(x|z) never falls, time grows in proportion. Reproducible without a generator too.
 
         Raises:
             ValueError: another shape, values that are not finite, or a negative effort.
         """
         if effort < 0:
-            raise ValueError(f"effort: must be >= 0 sweeps, got {effort}; 0 takes the encoder's codes as they are")
+            raise ValueError(f"effort: must be >= 0, got {effort}; 0 takes the encoder's codes as they are")
         y = self.scaled(x)
         codes = self.encoder.sample(y, 1, temperature, generator)[0]
-        return improve(with_vectors(self.decoder, "effort"), y, codes, effort)[0] if effort else codes[0]
+        if effort:
+            codes = search(self.encoder, with_vectors(self.decoder, "effort"), y, codes, effort, generator)
+        return codes[0]
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "*N T"] | np.ndarray) -> Distribution:

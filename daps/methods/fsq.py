@@ -120,6 +120,8 @@ class LatticeEmbedding(CodeEmbedding):
 class LatticeEncoder(Encoder):
     """A deterministic encoder: q(z|x) puts all mass on the lattice point nearest to the trunk's output."""
 
+    deterministic = True
+
     def __init__(self, trunk: Trunk, lattice: Lattice) -> None:
         super().__init__()
         self.num_tokens, self.vocab_size = trunk.patches, lattice.size
