@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/effort.py RUN [RUN ...] [--images 1000]
 
 Encodes the same images spread over the test split at rising effort (`encode(x, effort)`: 64 draws of q and a sweep a
-unit), in batches of 100, from greedy codes. Writes docs/results/effort_PRESET.json, one row for each run and effort, and
-docs/pictures/effort_PRESET.png. One thread.
+unit), in batches of 100, from greedy codes. Writes docs/results/effort_PRESET.json, one row for each run and effort,
+docs/pictures/effort_PRESET.png and docs/pictures/effort_PRESET_images.png. One thread.
 """
 
 import argparse
