@@ -33,7 +33,7 @@ def run(trained: Path, tmp_path: Path) -> Run:
 
 def test_load_gives_the_model_with_its_face(trained: Path) -> None:
     model = daps.load(trained)
-    assert (model.num_tokens, model.vocab_size, model.bits, model.data_shape) == (10, 8, 30.0, (1, 8, 8))
+    assert (model.num_tokens, model.vocab_size, model.bits, model.data_shape) == (8, 16, 32.0, (1, 8, 8))
     assert not model.training and model.encoder is not None and model.decoder is not None
     x = daps.data.load("digits", "validation")[:3]
     codes = model.encode(x)
