@@ -118,7 +118,9 @@ def test_log_p_carries_gradient_and_the_returns_do_not() -> None:
     "distribution", [MultivariateNormal(torch.zeros(2), torch.eye(2)), Categorical(logits=torch.zeros(3))]
 )
 def test_a_distribution_that_does_not_factorise_has_no_cells(distribution: torch.distributions.Distribution) -> None:
-    with pytest.raises(ValueError, match=rf"factorises over values .* got {type(distribution).__name__}; use method.credit"):
+    with pytest.raises(
+        ValueError, match=rf"factorises over values .* got {type(distribution).__name__}; use method.credit"
+    ):
         value_log_prob(distribution, torch.zeros(2))
 
 
