@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from daps.decoder import Decoder, evaluating, with_vectors
+from daps.decoder import Decoder, with_vectors
+from daps.nn.mode import evaluating
 
 _HALVINGS = 30
 

@@ -1,8 +1,5 @@
 """Decoders p(x|z): codes -> a distribution over x, in three parts: code embedding, network, likelihood."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -44,18 +41,6 @@ class Decoder(nn.Module):
         outputs = self.net(embedded.flatten(0, -3))
         parameters = outputs.reshape(*batch, self.likelihood.channels, *self.data_shape)
         return self.likelihood(parameters, len(self.data_shape))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, and afterwards each of its parts in the mode that it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def with_vectors(decoder: nn.Module, option: str) -> Decoder:

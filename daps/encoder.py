@@ -60,8 +60,7 @@ class Encoder(nn.Module, ABC):
 
     def entropy(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
         """Exact entropy of q(z_t | x, z_<t) at each token given its prefix, nats."""
-        log_q = self.logits(x, codes).log_softmax(-1)
-        return -(log_q.exp() * log_q.where(log_q > -torch.inf, 0.0)).sum(-1).expand(codes.shape)
+        return token_entropy(self.logits(x, codes).log_softmax(-1)).expand(codes.shape)
 
     def kl(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
         """Exact KL(q(z_t | x, z_<t) || uniform) at each token given its prefix, nats: log V - entropy.
@@ -211,6 +210,11 @@ def token_log_prob(logits: Float[Tensor, "_ B T V"], codes: Int[Tensor, "K B T"]
     rows, targets = logits.transpose(0, 1), codes.transpose(0, 1)  # datum first, as encoders lay them out
     nats = F.cross_entropy(rows.flatten(0, -2), targets.flatten(), reduction="none")
     return -nats.view(targets.shape).transpose(0, 1)
+
+
+def token_entropy(log_q: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
+    """Entropy of each token's distribution from its log-probabilities, nats; impossible symbols add nothing."""
+    return -(log_q.exp() * log_q.where(log_q > -torch.inf, 0.0)).sum(-1)
 
 
 def draw(

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from daps.atomic import replacing
 from daps.data import Dataset, load
+from daps.encoder import token_entropy
 from daps.methods import Autoencoder
 from daps.metrics import count_entropy, importance_weighted, psnr, symbol_counts
+from daps.nn.mode import evaluating
 from daps.run import Run, environment, pick_device, write_json
 
 
@@ -54,14 +56,13 @@ def likelihoods(
     codes, log_q = model.encoder.sample(y, samples, generator=generator)
     log_p = _exact(model.decoder(codes).log_prob(y))
     log_policy = model.encoder.logits(y, codes).log_softmax(-1)  # [S or 1, B, T, V]
-    policy = log_policy.exp()
-    entropy = _exact(-(policy * log_policy.where(policy > 0, 0.0)).sum(-1)).sum(-1).mean(0)
+    entropy = _exact(token_entropy(log_policy)).sum(-1).mean(0)
     figures = {
         "log_p": log_p.mean(0),
         "kl": model.bits * math.log(2) - entropy,
         "iw_log_likelihood": importance_weighted(log_p, _exact(log_q).sum(-1), model.bits),
     }
-    return figures, _exact(policy.mean((0, 1)))
+    return figures, _exact(log_policy.exp().mean((0, 1)))
 
 
 @torch.no_grad()
@@ -127,12 +128,8 @@ def evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[
             over data, and of the pooled error), SSIM, usage and perplexity of the codebook per position and pooled.
         arrays: the first 32 `originals` and greedy `reconstructions`, and `counts` [T, V] of greedy symbols.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return _evaluate(model, dataset, protocol)
-    finally:
-        model.train(was_training)
 
 
 def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[dict[str, Any], dict[str, Any]]:

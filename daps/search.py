@@ -12,13 +12,12 @@ from torch import Tensor
 
 from daps.credit import Reach, value_log_prob
 from daps.critic import predicted_change
-from daps.decoder import Decoder, evaluating
+from daps.decoder import Decoder
 from daps.encoder import Encoder
+from daps.nn.mode import evaluating
 from daps.selection import take
 
 RADIUS = 1  # cells around a token of a local decoder in which its change is judged; log p of all of x decides
-
-
 DRAWS, AT_ONCE = 64, 16  # sequences drawn for each unit of effort, and scored in one batch
 
 
@@ -79,11 +78,10 @@ def improve(
     if not codes.numel():
         return codes
     reach = Reach(codes.shape[-1], decoder.grid, RADIUS)
+    candidates = min(candidates, decoder.embedding.vocab_size - 1)
     with evaluating(decoder):
         for sites in reach.colours * sweeps:
-            codes = _visit(
-                decoder, y, codes, sites.to(codes.device), reach, min(candidates, decoder.embedding.vocab_size - 1)
-            )
+            codes = _visit(decoder, y, codes, sites.to(codes.device), reach, candidates)
     return codes
 
 
@@ -101,5 +99,6 @@ def _visit(decoder: Decoder, y: Tensor, codes: Tensor, sites: Tensor, reach: Rea
     best = score.argmax(0, keepdim=True)
     proposed = codes.clone()
     proposed[..., sites] = tried.gather(0, best).squeeze(0)
-    before, after = (value_log_prob(decoder(z), y).flatten(2).sum(-1) for z in (codes, proposed))
+    before = values[: len(codes)].flatten(2).sum(-1)  # the first trial changes nothing
+    after = value_log_prob(decoder(proposed), y).flatten(2).sum(-1)
     return torch.where((after > before + _margin(before)).unsqueeze(-1), proposed, codes)

@@ -1,7 +1,7 @@
 """Score many, train few: sequences resampled by their weights, so that only these need gradients.
 
-Sampling and scoring need no gradient and cost a third of a step; teacher forcing and the decoder's gradient cost
-the rest. docs/learning.md, "Score many, train few".
+Sampling and scoring need no gradient and are the cheaper part of a step; teacher forcing and the decoder's gradient
+are the rest. docs/learning.md, "Score many, train few".
 """
 
 from typing import NamedTuple

@@ -30,6 +30,11 @@ def factors(vocab_size: int, limit: int = 8) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def mixed_radix(symbols: Int[Tensor, "*N"], sizes: Int[Tensor, " L"]) -> Int[Tensor, "*N L"]:
+    """The digits of symbols, the first one fastest; digit l lies in 0..sizes[l] - 1."""
+    return symbols.unsqueeze(-1) // (sizes.cumprod(0) // sizes) % sizes
+
+
 def features(structure: Structure, vocab_size: int) -> Float[Tensor, "V F"]:
     """The fixed features of every symbol.
 
@@ -43,10 +48,8 @@ def features(structure: Structure, vocab_size: int) -> Float[Tensor, "V F"]:
         places = torch.arange((vocab_size - 1).bit_length())
         return (symbols[:, None] >> places & 1) * 2.0 - 1.0
     columns: list[Tensor] = [torch.zeros(vocab_size, 0)]
-    radix = 1
-    for size in factors(vocab_size) if structure in ("digits", "lattice") else ():
-        digit = symbols // radix % size
-        radix *= size
+    sizes = factors(vocab_size) if structure in ("digits", "lattice") else ()
+    for size, digit in zip(sizes, mixed_radix(symbols, torch.tensor(sizes, dtype=torch.long)).unbind(-1), strict=True):
         if structure == "digits":
             columns.append(F.one_hot(digit, size).float())
         else:

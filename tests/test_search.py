@@ -155,4 +155,4 @@ def test_tokens_of_a_local_decoder_are_changed_together_and_the_whole_is_judged(
     with_hook = decoder.net.register_forward_hook(count)
     improve(decoder, y, codes, 1)
     with_hook.remove()
-    assert calls == 9 * 4  # 9 colours: the derivative, the candidates, before and after
+    assert calls == 9 * 3  # 9 colours: the derivative, the candidates beside what there was, and what was chosen

@@ -19,7 +19,7 @@ from daps.metrics import code_bits
 from daps.nn.linear import linear
 from daps.nn.transformer import Trunk
 from daps.scaling import Scaling
-from daps.symbols import CodeEmbedding
+from daps.symbols import CodeEmbedding, mixed_radix
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class Lattice(nn.Module):
 
     def points(self, symbols: Int[Tensor, "*N"]) -> Float[Tensor, "*N L"]:
         """The lattice points of symbols."""
-        digits = symbols.unsqueeze(-1) // self.radix % self.levels
-        return (digits - self.levels // 2) / (self.levels // 2)
+        return (mixed_radix(symbols, self.levels) - self.levels // 2) / (self.levels // 2)
 
     def symbols(self, points: Float[Tensor, "*N L"]) -> Int[Tensor, "*N"]:
         """The symbols of lattice points."""
