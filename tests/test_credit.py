@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MultivariateNormal, Normal
 
+from builders import normal
 from daps.credit import LocalCredit, Reach, SequenceCredit, value_log_prob
 
 GRIDS: list[tuple[int, ...]] = [(5,), (1, 4), (2, 3), (4, 4), (5, 3)]
@@ -18,11 +19,6 @@ GRIDS: list[tuple[int, ...]] = [(5,), (1, 4), (2, 3), (4, 4), (5, 3)]
 def sites(grid: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Coordinates of the tokens in reading order."""
     return list(itertools.product(*(range(size) for size in grid)))
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers in float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # -- reach -----------------------------------------------------------------------------------------

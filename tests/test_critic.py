@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from builders import normal
 from daps.architecture import Architecture
 from daps.critic import improved, predicted_change
 from daps.decoder import Decoder
@@ -26,11 +27,6 @@ NETS = Architecture(num_tokens=3, vocab_size=5, width=4, heads=2, hidden=(8,), v
 CONV = dataclasses.replace(
     NETS, num_tokens=4, decoder_kind="conv", decoder_layers=1, decoder_grid=(2, 2), data_shape=(2, 4, 4)
 )
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers in float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def problem(nets: Architecture) -> tuple[Decoder, Tensor, Tensor]:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
-from torch import Tensor, nn
+from torch import nn
 
+from builders import normal
 from daps.methods.fsq import Lattice, LatticeEmbedding
 from daps.symbols import (
     CodeEmbedding,
@@ -30,11 +31,6 @@ STRUCTURES: tuple[Structure, ...] = ("bits", "digits", "lattice")
 SIZES = (2, 5, 22, 60, 256)  # a prime; a large prime factor, 22 = 2 x 11; digits of several sizes; powers of two
 NEAR = {"rtol": 1e-12, "atol": 1e-12}  # float64, some dozen roundings
 vocabularies = st.integers(2, 2000)
-
-
-def normals(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers in float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def digits(symbol: int, sizes: tuple[int, ...]) -> list[int]:
@@ -149,7 +145,7 @@ def test_vectors_begin_with_the_variance_asked_for(structure: Structure, vocab_s
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_step_on_one_symbol_moves_the_others_by_what_they_share(structure: Structure) -> None:
     vectors = SymbolVectors(structure, 60, 3, 1.0).double()
-    before, direction, symbol = vectors().detach(), normals(3), 7
+    before, direction, symbol = vectors().detach(), normal(3), 7
     (vectors()[symbol] @ direction).backward()
     torch.optim.SGD(vectors.parameters(), lr=0.1).step()
     shared = features(structure, 60).double() @ features(structure, 60)[symbol].double()
@@ -176,7 +172,7 @@ def learned(module: nn.Module) -> nn.Module:
     module = module.double()
     with torch.no_grad():
         for seed, parameter in enumerate(module.parameters()):
-            parameter.copy_(normals(*parameter.shape, seed=seed))
+            parameter.copy_(normal(*parameter.shape, seed=seed))
     return module
 
 
@@ -211,7 +207,7 @@ def test_the_input_has_a_start_symbol_of_its_own(structure: Structure) -> None:
 def test_the_head_scores_by_the_vectors(structure: Structure) -> None:
     head = learned(symbol_head(structure, 22, 4))
     assert isinstance(head, StructuredHead)
-    h = normals(2, 3, 4, seed=9)
+    h = normal(2, 3, 4, seed=9)
     logits, matrix = head(h), head.vectors()
     for n, m, v in ((0, 0, 0), (1, 2, 21), (1, 0, 7)):
         expected = sum(h[n, m, d] * matrix[v, d] for d in range(4)) + head.bias[v]

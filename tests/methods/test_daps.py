@@ -12,43 +12,10 @@ from scipy.special import softmax
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from builders import CONFIG, NETS, STEPS, K, build, gradients, normal, rollout
 from daps.architecture import Architecture
 from daps.methods import DAPS, DAPSConfig
 from daps.objective import effective_sample_size, eta_loss, log_weights
-from daps.scaling import Affine
-
-NETS = Architecture(
-    num_tokens=3, vocab_size=4, width=8, heads=2, patches=(3,), hidden=(8,), variance=(0.1, 1.0), data_shape=(6,)
-)
-K = 6
-CONFIG = DAPSConfig(samples=K, ess_fraction=0.5, beta_first=0.4, beta_last=0.1)
-STEPS = 10
-
-
-def build(kind: str = "autoregressive", **changes: Any) -> DAPS:
-    """A small model in float64."""
-    torch.manual_seed(0)
-    nets = dataclasses.replace(NETS, encoder_kind=kind)
-    return dataclasses.replace(CONFIG, **changes).build(nets, Affine(0.5, 2.0), STEPS).double()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def rollout(model: DAPS, x: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The scaled data, and the codes, log q and rewards that a step from this seed draws."""
-    y = (x - 0.5) / 2
-    torch.manual_seed(seed)
-    codes, log_q = model.encoder.sample(y, K)
-    return y, codes, log_q.sum(-1), model.decoder(codes).log_prob(y).detach()
-
-
-def gradients(module: nn.Module) -> list[Tensor]:
-    """Of every parameter."""
-    return [p.grad.clone() for p in module.parameters()]
-
 
 # -- one step --------------------------------------------------------------------------------------
 
@@ -108,7 +75,7 @@ def test_gradient_moves_log_eta_by_the_papers_loss_alone(x: Tensor) -> None:
 
 def test_gradient_descent_on_log_eta_reaches_the_target() -> None:
     model = build(eta="gradient", eta_first=30.0, eta_learning_rate=0.1)
-    x = torch.randn(64, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = normal(64, 6)
     optimizer = torch.optim.AdamW(model.parameter_groups(0.0, 0.0))
     sizes = []
     for _ in range(120):

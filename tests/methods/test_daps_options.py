@@ -8,49 +8,17 @@ from typing import Any
 import pytest
 import torch
 from scipy.optimize import brentq
-from torch import Tensor, nn
+from torch import Tensor
 
+from builders import CONFIG, STEPS, K, build, gradients, normal, rollout
 from daps.architecture import Architecture
-from daps.methods import DAPS, DAPSConfig
+from daps.methods import DAPS
 from daps.methods.daps import Parts
 from daps.proposal import Searched
 from daps.rate import RateController
 from daps.scaling import Affine
 from daps.schedules import Constant
 from daps.selection import resample
-
-NETS = Architecture(
-    num_tokens=3, vocab_size=4, width=8, heads=2, patches=(3,), hidden=(8,), variance=(0.1, 1.0), data_shape=(6,)
-)
-K = 6
-CONFIG = DAPSConfig(samples=K, ess_fraction=0.5, beta_first=0.4, beta_last=0.1)
-STEPS = 10
-
-
-def build(kind: str = "autoregressive", **changes: Any) -> DAPS:
-    """A small model in float64."""
-    torch.manual_seed(0)
-    nets = dataclasses.replace(NETS, encoder_kind=kind)
-    return dataclasses.replace(CONFIG, **changes).build(nets, Affine(0.5, 2.0), STEPS).double()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def rollout(model: DAPS, x: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The scaled data, and the codes, log q and rewards that a step from this seed draws."""
-    y = (x - 0.5) / 2
-    torch.manual_seed(seed)
-    codes, log_q = model.encoder.sample(y, K)
-    return y, codes, log_q.sum(-1), model.decoder(codes).log_prob(y).detach()
-
-
-def gradients(module: nn.Module) -> list[Tensor]:
-    """Of every parameter."""
-    return [p.grad.clone() for p in module.parameters()]
-
 
 IMAGES = Architecture(
     num_tokens=4, vocab_size=5, width=8, heads=2, patches=(2, 2), decoder_kind="conv", decoder_grid=(2, 2),
@@ -81,7 +49,7 @@ def build_images(kind: str, **changes: Any) -> DAPS:
 
 @pytest.fixture
 def images() -> Tensor:
-    return torch.randn(5, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return normal(5, 1, 4, 4, seed=1)
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", "parallel"])
