@@ -38,6 +38,8 @@ class TrainConfig:
     """Data per update, drawn with replacement."""
     optimizer: Kind = "adamw"
     """AdamW, or Muon for the matrices inside the networks and AdamW for the rest."""
+    muon_iterations: int = 3
+    """Newton-Schulz iterations of a step of Muon; its authors take 5."""
     learning_rate: float = 3e-4
     """At the first step, or after the warm-up."""
     warmup: int = 0
@@ -55,7 +57,7 @@ class TrainConfig:
     """Parameters, batches and samples are functions of it."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "clip"):
+        for name in ("steps", "batch_size", "muon_iterations", "learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"train.{name}: must be > 0 and finite, got {getattr(self, name)}")
         if not 0 < self.learning_rate_decay <= 1:

@@ -1,5 +1,6 @@
 """Decoders p(x|z): codes -> a distribution over x, in three parts: code embedding, network, likelihood."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -39,6 +40,7 @@ class Decoder(nn.Module):
         """p(x|z) from the vectors of the codes, for derivatives with respect to these."""
         batch = embedded.shape[:-2]
         outputs = self.net(embedded.flatten(0, -3))
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # log p adds up many values
         parameters = outputs.reshape(*batch, self.likelihood.channels, *self.data_shape)
         return self.likelihood(parameters, len(self.data_shape))
 

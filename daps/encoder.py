@@ -194,19 +194,31 @@ class ParallelEncoder(Encoder):
         generator: torch.Generator | None = None,
     ) -> tuple[Int[Tensor, "K B T"], Float[Tensor, "K B T"]]:
         """See Encoder.sample."""
-        logits = self.head(self.trunk(x))
-        batch, tokens, _ = logits.shape
-        uniforms = _uniforms((batch * tokens, k), logits, generator)
-        codes, log_q = draw(logits.flatten(0, 1), uniforms, temperature)
-        return codes.view(batch, tokens, k).movedim(2, 0), log_q.view(batch, tokens, k).movedim(2, 0)
+        return sample_tokens(self.head(self.trunk(x)), k, temperature, generator)
+
+
+@torch.no_grad()
+def sample_tokens(
+    logits: Float[Tensor, "B T V"],
+    k: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "K B T"], Float[Tensor, "K B T"]]:
+    """k sequences for each datum, of tokens that are independent given x, and log q of each token. See Encoder.sample.
+
+    With the logits that `Encoder.logits` gives where one row serves all samples, a training step reads x once.
+    """
+    batch, tokens, _ = logits.shape
+    uniforms = _uniforms((batch * tokens, k), logits, generator)
+    codes, log_q = draw(logits.flatten(0, 1), uniforms, temperature)
+    return codes.view(batch, tokens, k).movedim(2, 0), log_q.view(batch, tokens, k).movedim(2, 0)
 
 
 def token_log_prob(logits: Float[Tensor, "_ B T V"], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T"]:
     """log q of each token under `Encoder.logits`, nats, with gradient."""
     codes = codes.long()
     if len(logits) < len(codes):  # shared by the samples: normalise once, then look up
-        log_q = logits.log_softmax(-1).expand(*codes.shape, -1)
-        return log_q.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        return logits[0].log_softmax(-1).gather(-1, codes.movedim(0, -1)).movedim(-1, 0)
     rows, targets = logits.transpose(0, 1), codes.transpose(0, 1)  # datum first, as encoders lay them out
     nats = F.cross_entropy(rows.flatten(0, -2), targets.flatten(), reduction="none")
     return -nats.view(targets.shape).transpose(0, 1)

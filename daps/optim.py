@@ -9,7 +9,9 @@ from torch.optim import AdamW, Muon, Optimizer
 Kind = Literal["adamw", "muon"]
 
 
-def optimizers(kind: Kind, model: nn.Module, groups: list[dict[str, Any]], device: torch.device) -> list[Optimizer]:
+def optimizers(
+    kind: Kind, model: nn.Module, groups: list[dict[str, Any]], device: torch.device, muon_iterations: int = 5
+) -> list[Optimizer]:
     """The optimizers of a training; every parameter of the groups belongs to one of them.
 
     Args:
@@ -18,6 +20,7 @@ def optimizers(kind: Kind, model: nn.Module, groups: list[dict[str, Any]], devic
         model: whose linear layers are meant.
         groups: parameters with `lr` and `weight_decay`, as Autoencoder.parameter_groups gives them.
         device: of the parameters.
+        muon_iterations: of Newton-Schulz, which bring the singular values of a step near one.
 
     Raises:
         ValueError: muon without linear layers.
@@ -33,4 +36,4 @@ def optimizers(kind: Kind, model: nn.Module, groups: list[dict[str, Any]], devic
         raise ValueError("train.optimizer: muon steps the matrices of linear layers, and there are none; take adamw")
     inner, rest = [[group for group in part if group["params"]] for part in (inner, rest)]
     made: list[Optimizer] = [AdamW(rest, fused=fused)] if rest else []
-    return [*made, Muon(inner, adjust_lr_fn="match_rms_adamw")] if inner else made
+    return [*made, Muon(inner, adjust_lr_fn="match_rms_adamw", ns_steps=muon_iterations)] if inner else made

@@ -66,8 +66,8 @@ PRESETS: dict[str, Preset] = {
                           encoder_kind="parallel", trunk_layers=2, mlp_ratio=6, structure="lattice",
                           likelihood_kind="bernoulli"),
         train=TrainConfig(steps=6_000, batch_size=128, optimizer="muon", learning_rate=5e-3, learning_rate_decay=0.1),
-        methods={"daps": Variant(DAPSConfig(samples=16, trained=2, beta_first=0.5, beta_last=0.01, ess_fraction=0.33,
-                                            fullness=1.0)),
+        methods={"daps": Variant(DAPSConfig(samples=16, trained=2, scoring="auto", beta_first=0.5, beta_last=0.01,
+                                            ess_fraction=0.33, fullness=1.0)),
                  "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
     "mnist-paper": Preset(

@@ -61,7 +61,7 @@ class Trainer:
         self.config, self.model, self.data_fingerprint = config, model, data_fingerprint
         train = config.train
         groups = model.parameter_groups(train.learning_rate, train.weight_decay)
-        self.optimizers = optimizers(train.optimizer, model, groups, model.device)
+        self.optimizers = optimizers(train.optimizer, model, groups, model.device, train.muon_iterations)
         self.first_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.decay = Cosine(1.0, train.learning_rate_decay, train.steps)
         average = get_ema_multi_avg_fn(train.ema) if train.ema else None

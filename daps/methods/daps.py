@@ -26,6 +26,7 @@ from daps.encoder import Encoder, token_log_prob
 from daps.methods.base import Autoencoder, MethodConfig, Metrics
 from daps.metrics import code_bits
 from daps.objective import effective_sample_size, eta_loss, log_weights, policy_loss, solve_eta
+from daps.precision import Scoring, score_precision
 from daps.proposal import Proposal, Sampled, Searched
 from daps.rate import RateController
 from daps.scaling import Scaling
@@ -54,6 +55,9 @@ class DAPSConfig(MethodConfig):
     trained: int = 0
     """Sequences, resampled from the K by weight, that gradients are spent on; 0: all K, as in the paper. The decoder
     then learns from samples of q*, not of q."""
+    scoring: Scoring = "float32"
+    """Precision of the decoder's products where codes are scored without gradient, that is with trained > 0. "auto":
+    bfloat16 where the processor has instructions for it."""
     centred: bool = False
     """Weights w - 1/K: the same expected gradient with less variance."""
     credit: Literal["sequence", "local"] = "sequence"
@@ -226,8 +230,8 @@ class DAPS(Autoencoder):
     def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of a batch in natural units: policy + reconstruction (+ multiplier)."""
         config, beta, y = self.config, self.beta(step), self.scaling(x)
-        codes, log_q_tokens, kl = self.proposal(self.encoder, self.decoder, y, config.samples)  # roll out
-        with torch.set_grad_enabled(not config.trained):
+        codes, log_q_tokens, kl, logits = self.proposal(self.encoder, self.decoder, y, config.samples)  # roll out
+        with torch.set_grad_enabled(not config.trained), self._precision(y.device):
             log_p, (reward, log_q) = self.credit(self.decoder(codes), y, log_q_tokens)  # log p trains the decoder
         if self.rarity is not None:
             reward = reward + self.credit.share(self.rarity(codes, step))
@@ -251,7 +255,12 @@ class DAPS(Autoencoder):
             log_p = self.decoder(few).log_prob(y)
             if not self.encoder.shared:  # else all K cost the encoder no more than a few
                 codes, log_w = few, log_w_few
-        return self._policy_loss(y, codes, log_w, beta) - log_p.mean() + dual_loss, metrics
+        if logits is None:
+            logits = self.encoder.logits(y, codes)
+        return self._policy_loss(y, codes, logits, log_w, beta) - log_p.mean() + dual_loss, metrics
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        return score_precision(self.config.scoring if self.config.trained else "float32", device)
 
     def _multiplier(self, reward: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         """eta, and the loss that moves it."""
@@ -268,9 +277,8 @@ class DAPS(Autoencoder):
         chosen, log_w_few = resample(log_w, self.config.trained)
         return take(codes, chosen), log_w_few
 
-    def _policy_loss(self, y: Tensor, codes: Tensor, log_w: Tensor, beta: float) -> Tensor:
+    def _policy_loss(self, y: Tensor, codes: Tensor, logits: Tensor, log_w: Tensor, beta: float) -> Tensor:
         """Weighted maximum likelihood of the codes, and of the first-order targets where they are asked for."""
-        logits = self.encoder.logits(y, codes)
         baseline = 1 / len(codes) if self.config.centred else 0.0
         loss = policy_loss(log_w, token_log_prob(logits, codes), baseline)
         return loss if self.critic is None else loss + self.critic(self.decoder, y, codes, logits, log_w, beta)
