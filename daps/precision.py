@@ -3,6 +3,7 @@
 docs/learning.md, "Scoring in half precision".
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -25,6 +26,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before it says nothing
+        capabilities: Mapping[str, object] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # PyTorch before it says nothing
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return False
