@@ -14,7 +14,6 @@ import argparse
 import concurrent.futures
 import math
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 
 from daps.pictures import comparison, to_pixels
-from daps.run import Run, write_json
+from daps.run import Run, portable_command, write_json
 
 DOCS = Path(__file__).parents[1] / "docs"
 BETA = 0.01  # of the beta-ELBO, for every variant alike
@@ -143,7 +142,7 @@ def rows_of(name: str, seed: int, run: Run) -> Iterable[dict[str, Any]]:
     environment = run.read_json("environment.json")
     last: dict[str, Any] = {}
     common = {"variant": name, "seed": seed, "device": environment["processor"], "commit": environment["commit"]}
-    command = _portable(environment["command"])
+    command = portable_command(environment["command"])
     size = run.config().runtime.eval_size
     for entry in run.metrics():
         if "val_psnr" in entry:
@@ -166,13 +165,6 @@ def _row(place: dict[str, Any], figures: dict[str, float], n: int, command: str)
     beta_elbo = figures["log_p"] - BETA * figures["kl"]
     rounded = {key: round(value, 4) for key, value in {**figures, "beta_elbo": beta_elbo}.items()}
     return {**place, **rounded, "n": n, "command": command}
-
-
-def _portable(command: str) -> str:
-    """A command without this machine's paths."""
-    words = shlex.split(command)
-    hidden = {"--data.path": "FOLDER", "--run": "RUN"}
-    return " ".join([words[0], *(hidden.get(before, word) for before, word in zip(words, words[1:], strict=False))])
 
 
 def picture(rows: list[dict[str, Any]], path: Path, title: str) -> None:

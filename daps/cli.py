@@ -1,4 +1,4 @@
-"""The command line: `daps train | eval | report | encode | decode`."""
+"""The command line: `daps train | eval | compare | report | encode | decode`."""
 
 import contextlib
 import dataclasses
@@ -62,6 +62,35 @@ class EvalOptions:
     """Of the samples."""
     data_path: str | None = None
     """Where the data are now, if they have moved."""
+    device: Annotated[str, DEVICE] = "auto"
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Train and evaluate several methods and seeds on one preset; writes compare.json and the page compare.html.
+
+    The same command again continues where it stopped. What stands after -- goes to every daps train.
+    """
+
+    preset: Annotated[Positional[str], arg(metavar="PRESET", help="Preset of all methods that name no other.")]
+    methods: tuple[str, ...] = ("daps", "fsq")
+    """Each a METHOD or PRESET:METHOD, with options of daps train behind it if quoted: "daps --method.samples 8"."""
+    seeds: tuple[int, ...] = (0,)
+    """Trainings of each method."""
+    steps: int | None = None
+    """Steps of every training; the presets' own if left out."""
+    seconds: float | None = None
+    """Instead of steps: seconds of training for every method, at the pace measured on this machine."""
+    data_path: str | None = None
+    """Where the data are, as --data.path of daps train."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+    samples: int = 8
+    """Code sequences per datum for the likelihoods of the evaluation."""
+    run: Path | None = None
+    """Folder of the comparison, with a run folder for each training; runs/compare-PRESET if left out."""
+    collect: bool = False
+    """Train nothing: make table and page of the runs that are there."""
     device: Annotated[str, DEVICE] = "auto"
 
 
@@ -147,6 +176,29 @@ def run_eval(arguments: Sequence[str]) -> None:
     print_evaluation(figures)
 
 
+def run_compare(arguments: Sequence[str]) -> None:
+    """daps compare PRESET [--methods ...] [--options] [-- options of daps train]."""
+    end = [*arguments, "--"].index("--")
+    options = _parse(CompareOptions, arguments[:end], "daps compare")
+    from daps.compare import Contestant, Plan, Stopped, compare, table
+    from daps.tables import print_lines
+
+    given = [*arguments[end + 1 :], "--runtime.threads", str(options.threads)]
+    if options.data_path:
+        given += ["--data.path", options.data_path]
+    folder = options.run or Path("runs") / f"compare-{options.preset}"
+    contestants = tuple(Contestant.parse(text, options.preset) for text in options.methods)
+    seeds, pace = options.seeds, (options.steps, options.seconds)
+    plan = Plan(contestants, seeds, folder, *pace, tuple(given), options.samples, options.device)
+    try:
+        rows = compare(plan, train=not options.collect)
+    except Stopped as stop:  # the training has said why
+        print("the same command continues")
+        raise SystemExit(stop.code) from None
+    print_lines(table(rows))
+    print(f"comparison: {(folder / 'compare.html').resolve()}")
+
+
 def run_report(arguments: Sequence[str]) -> None:
     """daps report RUN [RUN ...] [-o PAGE]."""
     options = _parse(ReportOptions, arguments, "daps report")
@@ -189,6 +241,7 @@ def run_decode(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": run_train,
     "eval": run_eval,
+    "compare": run_compare,
     "report": run_report,
     "encode": run_encode,
     "decode": run_decode,
@@ -198,6 +251,7 @@ USAGE = """usage: daps COMMAND ...
 
   train PRESET [--options]        train, or continue; 'daps train' lists the presets
   eval RUN                        figures of the whole validation split
+  compare PRESET [--methods ...]  train several methods and seeds alike: one table, one page
   report RUN [RUN ...]            one HTML page with pictures
   encode RUN INPUT -o CODES.npz   array file, picture or folder of pictures -> integer codes
   decode RUN CODES.npz -o OUT     integer codes -> array file, picture or folder of pictures

@@ -34,6 +34,14 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What `daps compare` puts at the top: a table whose first line is its header, and curves."""
+
+    table: list[list[str]]
+    panels: list[plots.Panel]
+
+
+@dataclass(frozen=True)
 class Entry:
     """What the page knows of one run; `style` is its place on the page."""
 
@@ -121,7 +129,7 @@ def _read(style: int, label: str, run: Run) -> Entry:
         label=label,
         path=run.path,
         config=config,
-        parameters=_parameters(config),
+        parameters=parameters(config),
         rows=run.metrics(),
         evaluation=run.read_json("evaluation.json") if evaluated else None,
         arrays=_arrays(run.path / "evaluation.npz") if evaluated else {},
@@ -140,7 +148,7 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise ValueError(f"{path}: damaged ({error}); write it again: daps eval {path.parent}") from error
 
 
-def _parameters(config: Config) -> int | None:
+def parameters(config: Config) -> int | None:
     """Of encoder and decoder, counted on a new model; None where the data's shape is unknown."""
     if not config.nets.data_shape:
         return None
@@ -180,6 +188,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("parameters", "encoder + decoder", lambda e: e.parameters, ","),
         ("time", "seconds", lambda e: e.last("seconds"), _seconds),
         ("CPU time", "seconds, all cores", lambda e: e.last("cpu_seconds"), _seconds),
+        ("peak memory", "MB", lambda e: e.last("peak_mb"), ",.0f"),
         ("seed of the training", "", lambda e: e.config.train.seed, ""),
     ),
     "Evaluation": (
@@ -378,16 +387,17 @@ def _panels(entries: list[Entry], metrics: Iterable[str], x: str) -> list[plots.
     return [panel for metric in metrics if (panel := _panel(entries, metric, x))]
 
 
-def render(entries: list[Entry]) -> str:
-    """The page as text."""
+def render(entries: list[Entry], summary: Summary | None = None) -> str:
+    """The page as text, under a summary if there is one."""
     metrics = dict.fromkeys(name for entry in entries for row in entry.rows for name in row)
-    others = [name for name in metrics if name not in {*PANELS, "step", "seconds", "cpu_seconds"}]
+    others = [name for name in metrics if name not in {*PANELS, "step", "seconds", "cpu_seconds", "peak_mb"}]
     environment = Environment(
         loader=PackageLoader("daps"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("report.html").render(
         version=__version__,
         entries=entries,
+        summary=summary,
         table=list(_table(entries)),
         differences=_differences(entries),
         galleries=_galleries(entries),

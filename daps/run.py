@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -264,6 +265,25 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "command": " ".join(["daps", *sys.argv[1:]]),
     }
+
+
+def portable_command(command: str) -> str:
+    """A recorded command without the paths of the machine that it ran on."""
+    words = shlex.split(command)
+    hidden = {"--data.path": "FOLDER", "--run": "RUN"}
+    return " ".join([*words[:1], *(hidden.get(before, word) for before, word in zip(words, words[1:], strict=False))])
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """MB that this process has held at most, on the GPU if it computes there; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kilobytes * 1.024e-3
 
 
 def _commit() -> str | None:

@@ -19,6 +19,17 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     console.print(_qualities(figures))
 
 
+def print_lines(lines: list[list[str]]) -> None:
+    """A table whose first line is its header, turned on its side: a column per line, as terminals are narrow."""
+    header, *rest = zip(*lines, strict=True)
+    table = Table(header[0])
+    for name in header[1:]:
+        table.add_column(name, justify="right")
+    for row in rest:
+        table.add_row(*row)
+    Console().print(table)
+
+
 def _likelihoods(figures: dict[str, Any]) -> Table:
     table = Table("per datum", title="likelihood and rate", title_justify="left")
     table.add_column("value", justify="right")

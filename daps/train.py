@@ -21,7 +21,7 @@ from daps.methods import Autoencoder
 from daps.optim import optimizers
 from daps.pictures import save_comparison
 from daps.progress import ProgressLine
-from daps.run import LOCK, Run, environment, exclusive, load_weights, pick_device, write_json
+from daps.run import LOCK, Run, environment, exclusive, load_weights, peak_memory, pick_device, write_json
 from daps.scaling import statistics
 from daps.schedules import Cosine
 
@@ -129,12 +129,14 @@ class Trainer:
         count = self.sums.pop("count", 0.0)
         means = {name: total / count for name, total in self.sums.items()} if count else {}
         self.sums = {}
+        peak = peak_memory(self.model.device)
         return {
             "step": self.step,
             **means,
             "skipped": self.skipped,
             "seconds": round(self.seconds, 3),
             "cpu_seconds": round(self.cpu_seconds, 3),
+            **({} if peak is None else {"peak_mb": round(peak, 1)}),
         }
 
     def fold(self) -> None:

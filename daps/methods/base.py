@@ -1,5 +1,6 @@
 """The face that every training method shows: one to the trainer, one to everybody else."""
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -155,6 +156,11 @@ class MethodConfig(ABC):
     @abstractmethod
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> Autoencoder:
         """The untrained model."""
+
+    @property
+    def sequences(self) -> int:
+        """Code sequences drawn for each datum and step, by `samples` where a method has it."""
+        return int(dataclasses.asdict(self).get("samples", 1))
 
     @property
     @abstractmethod

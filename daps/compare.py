@@ -1,0 +1,290 @@
+"""`daps compare`: several methods and seeds on one preset, trained alike, in one table and on one page."""
+
+import dataclasses
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from daps import plots, report
+from daps.atomic import replacing
+from daps.evaluate import Protocol, evaluate_run
+from daps.presets import preset
+from daps.run import Run, portable_command, write_json
+
+CALIBRATION = 60  # steps that a method's pace is measured on
+BETA = 0.01  # of the beta-ELBO, for every method alike
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method on a preset, with options of `daps train` or none: "fsq", "mnist-paper:daps", "daps --train.ema 0.9"."""
+
+    label: str
+    preset: str
+    method: str
+    options: tuple[str, ...]
+
+    @staticmethod
+    def parse(text: str, default_preset: str) -> "Contestant":
+        """From the text of an argument.
+
+        Raises:
+            ValueError: no such preset or method.
+        """
+        first, *options = shlex.split(text) or [""]
+        name, _, method = first.rpartition(":")
+        preset(name or default_preset, method)  # both exist
+        return Contestant(text, name or default_preset, method, tuple(options))
+
+    @property
+    def slug(self) -> str:
+        """For names of folders."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", self.label).strip("-")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare and how. Of `steps` and `seconds` at most one is given; without, the presets' own steps."""
+
+    contestants: tuple[Contestant, ...]
+    seeds: tuple[int, ...]
+    folder: Path
+    steps: int | None = None
+    seconds: float | None = None
+    options: tuple[str, ...] = ()
+    """Of `daps train`, for all."""
+    samples: int = 8
+    """Code sequences per datum for the likelihoods of the evaluation."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        slugs = [one.slug for one in self.contestants]
+        twice = next((slug for slug in slugs if slugs.count(slug) > 1), None)
+        if not slugs or not self.seeds:
+            raise ValueError(
+                "compare: needs a method and a seed at least; for example --methods daps fsq --seeds 0 1 2"
+            )
+        if twice or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"compare: each method and each seed once, got {twice or self.seeds} twice")
+        if self.steps is not None and self.seconds is not None:
+            raise ValueError("compare: --steps and --seconds exclude each other; give one")
+        asked = self.seconds if self.steps is None else self.steps
+        if asked is not None and not 0 < asked < math.inf:
+            raise ValueError(f"compare: --steps and --seconds must be > 0 and finite, got {asked:g}")
+
+    def run_of(self, contestant: Contestant, seed: int) -> Path:
+        """The run's folder."""
+        return self.folder / f"{contestant.slug}_{seed}"
+
+
+class Stopped(Exception):
+    """A training did not end; `code` is its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"training ended with exit code {code}")
+        self.code = code
+
+
+def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
+    """Trains and evaluates what is missing, in processes of their own; writes compare.json and compare.html.
+
+    Returns:
+        a row per run, see `row_of`.
+
+    Raises:
+        Stopped: a training was stopped or failed; the same call takes it up again.
+        ValueError: nothing is trained and `train` is off.
+    """
+    jobs = [(contestant, seed) for seed in plan.seeds for contestant in plan.contestants]
+    for number, (contestant, seed) in enumerate(jobs if train else (), 1):
+        print(f"[{number}/{len(jobs)}] {contestant.label}, seed {seed}", flush=True)
+        _run_daps(_training(plan, contestant, seed))
+        _evaluate(plan, plan.run_of(contestant, seed))
+    done = [job for job in jobs if (plan.run_of(*job) / "evaluation.json").is_file()]
+    if not done:
+        raise ValueError(f"compare: no evaluated run in {plan.folder}; leave out --collect to train them")
+    rows = [row_of(contestant.label, Run.open(plan.run_of(contestant, seed))) for contestant, seed in done]
+    write_json(plan.folder / "compare.json", rows)
+    with replacing(plan.folder / "compare.html") as file:
+        file.write(page(plan, rows).encode())
+    return rows
+
+
+def _training(plan: Plan, contestant: Contestant, seed: int) -> list[str]:
+    """Arguments of `daps train`."""
+    steps = plan.steps if plan.seconds is None else _steps_within(plan, contestant, plan.seconds)
+    arguments = ["train", contestant.preset, "--method", contestant.method, *plan.options, *contestant.options]
+    arguments += ["--train.steps", str(steps)] if steps else []
+    place = ["--run", str(plan.run_of(contestant, seed)), "--device", plan.device]
+    return [*arguments, "--train.seed", str(seed), *place]
+
+
+def _run_daps(arguments: Sequence[str]) -> None:
+    """`daps` in another process, so that each run has its own peak of memory and clean state."""
+    process = subprocess.Popen([sys.executable, "-m", "daps", *arguments])
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:  # the terminal tells the child too, which saves and ends
+            continue
+    if code:
+        raise Stopped(code)
+
+
+def _steps_within(plan: Plan, contestant: Contestant, seconds: float) -> int:
+    """Steps that a training of so many seconds has, from the pace of a short one, which is measured once."""
+    folder = plan.folder / "pace" / contestant.slug
+    runtime = ["--runtime.log-every", "10", "--runtime.eval-every", "1000", "--runtime.eval-size", "1"]
+    trial = dataclasses.replace(plan, steps=CALIBRATION, seconds=None)
+    arguments = [*_training(trial, contestant, 0), *runtime, "--run", str(folder)]
+    if Run(folder).trained_steps() != CALIBRATION:
+        _run_daps(arguments)
+    rows = [row for row in Run(folder).metrics() if "loss" in row]
+    paces = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in zip(rows, rows[1:], strict=False)]
+    return max(round(seconds / float(np.median(paces))), 1)
+
+
+def _evaluate(plan: Plan, folder: Path) -> None:
+    """Evaluates the whole validation split, unless that is done for these weights."""
+    run = Run.open(folder)
+    if (folder / "evaluation.json").is_file():
+        old = run.read_json("evaluation.json")
+        if (old["step"], old["importance_samples"]) == (run.trained_steps(), plan.samples):
+            return
+    evaluate_run(folder, Protocol(plan.samples), device=plan.device)
+
+
+def row_of(label: str, run: Run) -> dict[str, Any]:
+    """The figures of one run: cost, then quality on the whole validation split; None where it does not apply.
+
+    `psnr`, `ssim`, `usage` and `perplexity` are of one stochastic code per datum, those with `_greedy` of the mode.
+    """
+    config, figures, environment = run.config(), run.read_json("evaluation.json"), run.read_json("environment.json")
+    last: dict[str, Any] = next((row for row in reversed(run.metrics()) if "loss" in row), {})
+    train, stochastic, greedy = config.train, figures["stochastic"], figures["greedy"]
+    on_cpu = environment["device"] == "cpu"
+    sequences = train.batch_size * config.method.sequences * config.nets.num_tokens
+    return {
+        "method": label,
+        "preset": config.preset,
+        "seed": train.seed,
+        "steps": figures["step"],
+        "batch_size": train.batch_size,
+        "tokens_sampled": figures["step"] * sequences,
+        "cpu_s": last.get("cpu_seconds") if on_cpu else None,
+        "gpu_s": None if on_cpu else last.get("seconds"),
+        "wall_s": last.get("seconds"),
+        "peak_mb": last.get("peak_mb"),
+        "params": report.parameters(config),
+        "log_p": figures["log_p"],
+        "elbo": figures["elbo"],
+        "kl": figures["kl"],
+        "beta_elbo": figures["log_p"] - BETA * figures["kl"],
+        "iw_log_likelihood": figures["iw_log_likelihood"],
+        "psnr": stochastic["psnr"],
+        "psnr_greedy": greedy["psnr"],
+        "ssim": stochastic["ssim"],
+        "ssim_greedy": greedy["ssim"],
+        "rfid": figures.get("features", {}).get("rfid"),
+        "nominal_bits": figures["nominal_bits"],
+        "information_bits": figures["information_bits"],
+        "usage": stochastic["usage_pooled"],
+        "usage_per_position": fmean(stochastic["usage_per_position"]),
+        "perplexity": stochastic["perplexity_pooled"],
+        "perplexity_per_position": fmean(stochastic["perplexity_per_position"]),
+        "perplexity_per_position_greedy": fmean(greedy["perplexity_per_position"]),
+        "split": figures["split"],
+        "n": figures["n"],
+        "device": environment["processor"] if on_cpu else environment["device"],
+        "command": portable_command(environment["command"]),
+        "commit": environment["commit"],
+    }
+
+
+def per_step(row: dict[str, Any]) -> float | None:
+    """Milliseconds of a training step."""
+    seconds = row["gpu_s"] if row["cpu_s"] is None else row["cpu_s"]
+    return None if seconds is None else 1000 * seconds / max(row["steps"], 1)
+
+
+Column = tuple[str, Callable[[dict[str, Any]], Any], str]
+COLUMNS: tuple[Column, ...] = (
+    ("steps", lambda r: r["steps"], ",.0f"),
+    ("ms a step", per_step, ",.1f"),
+    ("peak MB", lambda r: r["peak_mb"], ",.0f"),
+    ("parameters", lambda r: r["params"], ",.0f"),
+    ("tokens sampled, M", lambda r: r["tokens_sampled"] / 1e6, ",.1f"),
+    ("log p, nats", lambda r: r["log_p"], ",.1f"),
+    (f"beta-ELBO ({BETA:g})", lambda r: r["beta_elbo"], ",.1f"),
+    ("PSNR, dB", lambda r: r["psnr"], ".2f"),
+    ("PSNR greedy", lambda r: r["psnr_greedy"], ".2f"),
+    ("SSIM", lambda r: r["ssim"], ".4f"),
+    ("rFID", lambda r: r["rfid"], ".1f"),
+    ("nominal bits", lambda r: r["nominal_bits"], ",.0f"),
+    ("I(x; z), bits", lambda r: r["information_bits"], ",.1f"),
+    ("symbols used", lambda r: r["usage_per_position"], ".0%"),
+    ("perplexity", lambda r: r["perplexity_per_position"], ",.1f"),
+)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A header and a line per method: means over seeds, ± half their range. Columns without any figure are left out."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    shown = [column for column in COLUMNS if any(column[1](row) is not None for row in rows)]
+    lines = [["method", "seeds", *(name for name, _, _ in shown)]]
+    for method in methods:
+        mine = [row for row in rows if row["method"] == method]
+        cells = [_mean([value(row) for row in mine], form) for _, value, form in shown]
+        lines.append([method, str(len(mine)), *cells])
+    return lines
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table for a README."""
+    header, *lines = table(rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
+
+
+def _mean(values: list[Any], form: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return report.DASH
+    spread = (max(known) - min(known)) / 2
+    return f"{fmean(known):{form}}" + (f" ± {spread:{form}}" if len(known) > 1 and spread else "")
+
+
+def page(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+    """The report of each method's first run, under the table, with curves of all seeds."""
+    firsts: list[report.Entry] = []
+    lines: dict[str, list[plots.Curve]] = {"step": [], "seconds": []}
+    for contestant in plan.contestants:
+        runs = [plan.run_of(contestant, seed) for seed in plan.seeds]
+        entries = report.read_entries([run for run in runs if (run / "evaluation.json").is_file()])
+        if not entries:
+            continue
+        style = len(firsts)
+        firsts.append(dataclasses.replace(entries[0], label=contestant.label, style=style))
+        for x, curves in lines.items():
+            curves += [curve for entry in entries if (curve := _curve(entry, style, x))]
+    titles = {"step": "Validation PSNR against steps", "seconds": "Validation PSNR against seconds of training"}
+    panels = [
+        plots.Panel(titles[x], "dB, a line per seed.", plots.curves(titles[x], curves, x))
+        for x, curves in lines.items()
+        if curves
+    ]
+    return report.render(firsts, report.Summary(table(rows), panels))
+
+
+def _curve(entry: report.Entry, style: int, x: str) -> plots.Curve | None:
+    points = [(row[x], row["val_psnr"]) for row in entry.rows if row.get("val_psnr") is not None]
+    return plots.Curve(style, *np.array(points, dtype=np.float64).T) if points else None

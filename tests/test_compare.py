@@ -1,0 +1,118 @@
+"""Comparisons: what is trained, what is not trained again, and every figure from the file that it stands in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daps.cli import main
+from daps.compare import BETA, Contestant, Plan, compare, markdown, table
+from daps.run import Run, peak_memory, pick_device, portable_command
+
+
+def test_a_contestant_is_a_method_of_a_preset_with_options() -> None:
+    assert Contestant.parse("fsq", "mnist") == Contestant("fsq", "mnist", "fsq", ())
+    paper = Contestant.parse("mnist-paper:daps --method.samples 4", "mnist")
+    assert (paper.preset, paper.method, paper.options) == ("mnist-paper", "daps", ("--method.samples", "4"))
+    assert paper.slug == "mnist-paper-daps-method.samples-4"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("fsk", "method: no 'fsk' for preset mnist"), ("minst:fsq", "preset: no 'minst'"), ("", "method: no ''")],
+)
+def test_a_contestant_must_exist(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Contestant.parse(text, "mnist")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"contestants": ()}, "needs a method and a seed"),
+        ({"seeds": ()}, "needs a method and a seed"),
+        ({"seeds": (1, 1)}, "each seed once"),
+        ({"contestants": (Contestant.parse("fsq", "mnist"),) * 2}, "got fsq twice"),
+        ({"steps": 3, "seconds": 2.0}, "exclude each other"),
+        ({"steps": 0}, "must be > 0 and finite, got 0"),
+        ({"seconds": -1.0}, "must be > 0 and finite, got -1"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    whole = {"contestants": (Contestant.parse("fsq", "mnist"),), "seeds": (0,), "folder": Path("x")}
+    with pytest.raises(ValueError, match=complaint):
+        Plan(**{**whole, **changes})
+
+
+def row(method: str, seed: int, **figures: Any) -> dict[str, Any]:
+    names = ("steps", "peak_mb", "params", "tokens_sampled", "log_p", "beta_elbo", "psnr", "psnr_greedy", "ssim")
+    names += ("rfid", "nominal_bits", "information_bits", "usage_per_position", "perplexity_per_position")
+    blank = dict.fromkeys(names)
+    some = {"steps": 10, "cpu_s": 0.5, "gpu_s": None, "tokens_sampled": 2_000_000}
+    return {"method": method, "seed": seed, **blank, **some, **figures}
+
+
+def test_the_table_holds_means_over_seeds_and_half_their_range() -> None:
+    rows = [row("a", 0, psnr=10.0), row("a", 1, psnr=11.0), row("b", 0, psnr=9.0, cpu_s=None, gpu_s=2.0)]
+    assert table(rows) == [
+        ["method", "seeds", "steps", "ms a step", "tokens sampled, M", "PSNR, dB"],
+        ["a", "2", "10", "50.0", "2.0", "10.50 ± 0.50"],
+        ["b", "1", "10", "200.0", "2.0", "9.00"],
+    ]
+    assert markdown(rows).splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
+
+
+def test_a_comparison_from_training_to_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two methods; each row is what its run folder says, and the same call again trains nothing."""
+    contestants = tuple(Contestant.parse(text, "digits") for text in ("daps --train.batch-size 8", "fsq"))
+    plan = Plan(contestants, (0,), tmp_path, steps=3, options=("--runtime.threads", "1"), samples=2, device="cpu")
+    rows = compare(plan)
+    assert rows == json.loads((tmp_path / "compare.json").read_text())
+    for one, found in zip(contestants, rows, strict=True):
+        run = Run.open(plan.run_of(one, 0))
+        config, figures = run.config(), run.read_json("evaluation.json")
+        assert (found["method"], found["steps"], found["seed"]) == (one.label, 3, 0)
+        assert found["psnr"] == figures["stochastic"]["psnr"] and found["n"] == 360
+        assert found["beta_elbo"] == pytest.approx(figures["log_p"] - BETA * figures["kl"])
+        assert found["params"] == sum(p.numel() for p in run.load_model().parameters() if p.ndim)  # all but log eta
+        assert found["tokens_sampled"] == 3 * config.train.batch_size * 8 * (16 if config.method_name == "daps" else 1)
+        assert 50 < found["peak_mb"] < 50_000 and found["cpu_s"] > 0 and found["gpu_s"] is None
+        assert str(tmp_path) not in found["command"] and "--train.steps 3" in found["command"]
+    page = (tmp_path / "compare.html").read_text()
+    assert 'id="comparison"' in page and "daps --train.batch-size 8" in page
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/evaluation.json")}
+    assert compare(plan) == rows
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/evaluation.json")} == before
+    assert "trained already: 3 steps" in capfd.readouterr().out
+    (plan.run_of(contestants[1], 0) / "evaluation.json").unlink()
+    assert compare(plan, train=False) == rows[:1]  # what is not evaluated is left out
+
+
+def test_seconds_become_steps_by_the_pace_of_a_short_training(tmp_path: Path) -> None:
+    arguments = ["compare", "digits", "--methods", "fsq", "--run", str(tmp_path), "--threads", "1", "--device", "cpu"]
+    main([*arguments, "--seconds", "0.5", "--", "--train.batch-size", "4"])
+    (found,) = json.loads((tmp_path / "compare.json").read_text())
+    assert Run.open(tmp_path / "pace" / "fsq").trained_steps() == 60
+    assert found["steps"] == Run.open(tmp_path / "fsq_0").config().train.steps
+    assert 0.1 < found["wall_s"] < 2.5  # a busy machine paces unevenly
+
+
+def test_what_goes_wrong_is_told_in_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments, complaint in (
+        (["--collect"], "compare: no evaluated run in"),
+        (["--", "--train.batch-size", "0"], "train.batch_size: must be > 0"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["compare", "digits", "--run", str(tmp_path / "c"), "--steps", "2", *arguments])
+        assert stop.value.code == 2
+        assert complaint in capfd.readouterr().err
+
+
+def test_memory_and_commands_are_recorded_without_the_machine() -> None:
+    peak = peak_memory(pick_device("cpu"))
+    assert peak is None or 50 < peak < 100_000
+    assert (
+        portable_command("daps train x --run /a/b --data.path '/c d' -q")
+        == "daps train x --run RUN --data.path FOLDER -q"
+    )
