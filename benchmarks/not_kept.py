@@ -1,6 +1,7 @@
-"""Three ideas that are not in the package, each against the same training without it at equal CPU time.
+"""Four ideas that are not in the package, each against the same training without it at equal CPU time.
 
-    OMP_NUM_THREADS=1 python benchmarks/not_kept.py {reuse,replay,revive} [FOLDER_OF_MNIST_PARQUET] [--seconds 120]
+    OMP_NUM_THREADS=1 python benchmarks/not_kept.py {reuse,replay,revive,attribution} [FOLDER_OF_MNIST_PARQUET]
+                                                    [--seconds 120]
                                                     [--seeds 0] [--presets mnist mnist-paper] [--output FILE]
 
     reuse   R = 1, 2, 4 updates for every rollout, by importance weights: presets mnist-paper (exact dual, learning
@@ -8,6 +9,8 @@
     replay  the best code that was ever found for a training datum is one more sample of it: preset digits
     revive  symbols that fall out of use become noisy copies of symbols in use: preset mnist with unrelated symbols
             and no reward for rare ones, where codes collapse
+    attribution  a weight per token, though the decoder is not local: log p of a sample, less what the decoder's
+            derivative says that its other tokens have added to it: preset mnist
 
 The time is process time of training alone, on one thread, and all schedules (learning rate, beta, reward of rare
 symbols) run on it, so every variant ends them as its time ends, however many updates (`step`) it has made. Without
@@ -26,6 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -35,12 +39,14 @@ from daps.clipping import adaptive_clip
 from daps.codebook import RareSymbols
 from daps.config import Config
 from daps.data import Dataset, batch_indices, load
+from daps.decoder import Decoder
+from daps.encoder import token_log_prob
 from daps.evaluate import Protocol, evaluate, subset
 from daps.methods.daps import DAPS
-from daps.objective import effective_sample_size, policy_loss
+from daps.objective import effective_sample_size, log_weights, policy_loss, solve_eta
 from daps.presets import preset
 from daps.run import environment, write_json
-from daps.selection import resample, take
+from daps.selection import recombine, resample, take
 from daps.symbols import TableEmbedding
 from daps.train import Trainer, build_model, resolve
 
@@ -185,6 +191,42 @@ class Revive(Plain):
                 parameter[dead] += 0.1 * size * torch.randn(len(dead), parameter.shape[1])
 
 
+class Attribution(Plain):
+    """Credit per token for any decoder: R^k_t = R^k - a sum_{s != t} c^k_s, with true rewards R.
+
+    c^k_s = (e(z^k_s) - m_s) . (g(m) + g(z^k))_s / 2 is the trapezoid of the derivative g of log p along the line from
+    the mean vectors m of the K samples to those of sample k: summed over tokens it predicts R^k - R(m). The factor a
+    in [0, 1] is the regression of one on the other over the batch.
+    """
+
+    def __init__(self, trainer: Trainer, data: Dataset, samples: int = 0) -> None:
+        super().__init__(trainer, data)
+        self.samples = samples or self.settings.samples  # K
+        self.explained: list[float] = []  # share of the variance of log p within a datum that is predicted
+
+    def losses(self, x: Tensor, rows: Tensor, tick: int) -> Iterator[Tensor]:
+        """One loss, as local credit has it."""
+        model, settings, y = self.model, self.settings, self.model.scaling(x)
+        codes, log_q, _, logits = model.proposal(model.encoder, model.decoder, y, self.samples)
+        assert isinstance(model.decoder, Decoder) and logits is not None and model.rarity is not None
+        vectors = model.decoder.embedding(codes).detach()
+        centre = vectors.mean(0, keepdim=True)
+        points = torch.cat([centre, vectors]).requires_grad_()
+        log_p = model.decoder.from_vectors(points).log_prob(y)
+        slope = torch.autograd.grad(log_p.sum(), points)[0]
+        parts = ((vectors - centre) * (slope[:1] + slope[1:]) / 2).sum(-1)  # K B T
+        reward, predicted = log_p[1:].detach(), parts.sum(-1)
+        true, guess = reward - reward.mean(0), predicted - predicted.mean(0)
+        factor = ((true * guess).sum() / guess.square().sum().clamp(min=1e-12)).clamp(0, 1)
+        self.explained.append(float(1 - (true - factor * guess).square().sum() / true.square().sum()))
+        returns = reward.unsqueeze(-1) - factor * (predicted.unsqueeze(-1) - parts) + model.rarity(codes, tick)
+        model.rarity.observe(codes)
+        beta, target = model.beta(tick), settings.ess_fraction * len(codes)
+        log_w = log_weights(returns, log_q, solve_eta(returns, log_q, beta, target), beta)
+        likelihood = model.decoder(recombine(codes, log_w, settings.trained)).log_prob(y).mean()
+        yield policy_loss(log_w, token_log_prob(logits, codes)) - likelihood
+
+
 @dataclass(frozen=True)
 class Study:
     """An idea: its variants, the plain one first, and the presets that it is tried on, with what is changed of them."""
@@ -201,6 +243,9 @@ STUDIES: dict[str, Study] = {
     "replay": Study({"plain": Plain, "replay": Replay}, {"digits": {}}),
     "revive": Study(
         {"plain": Plain, "revive": Revive}, {"mnist": {"nets": {"structure": "free"}, "method": {"fullness": 0.0}}}
+    ),
+    "attribution": Study(
+        {"plain": Plain, "per token": Attribution, "per token, K = 8": partial(Attribution, samples=8)}, {"mnist": {}}
     ),
 }
 
@@ -250,7 +295,11 @@ def train(
             row = {name: figures[name] for name in ("log_p", "kl", "information_bits")}
             row |= {"psnr": figures["stochastic"]["psnr"], "beta_elbo": row["log_p"] - BETA * row["kl"]}
             rows.append({"step": steps, "cpu_s": round(cpu, 2), **{key: round(row[key], 4) for key in sorted(row)}})
-    print(f"{variant.revived} symbols revived" if isinstance(variant, Revive) else f"{rollouts} rollouts", flush=True)
+    told = {
+        Revive: lambda v: f"{v.revived} symbols revived",
+        Attribution: lambda v: f"{mean(v.explained):.2f} explained",
+    }
+    print(told.get(type(variant), lambda _: "")(variant), f"{rollouts} rollouts", flush=True)
     return rows
 
 
