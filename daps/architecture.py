@@ -10,7 +10,7 @@ from daps.decoder import Decoder
 from daps.encoder import AutoregressiveEncoder, Encoder, ParallelEncoder
 from daps.likelihood import BernoulliLikelihood, GaussianLikelihood, Likelihood
 from daps.nn.image import ImageHead, ImagePatches, Norm
-from daps.nn.sequence import FlatHead, SequenceHead, SequencePatches, VectorPatches
+from daps.nn.sequence import FlatHead, LocalSequenceHead, SequenceHead, SequencePatches, VectorPatches
 from daps.nn.transformer import Trunk
 from daps.symbols import CodeEmbedding, Structure, code_embedding
 
@@ -42,15 +42,15 @@ class Architecture:
     token_layers: int = 1
     """Transformer blocks over the tokens, in the autoregressive encoder."""
     decoder_kind: Literal["mlp", "conv", "transformer"] = "mlp"
-    """Any data; images; sequences."""
+    """Any data; images and sequences, with tokens that reach only what is near; sequences."""
     hidden: tuple[int, ...] = (64, 256)
     """Hidden widths of the mlp decoder; one number, the channels, for the conv decoder."""
     decoder_layers: int = 2
     """Residual blocks of the conv decoder, transformer blocks of the transformer decoder."""
     decoder_grid: tuple[int, int] = (8, 8)
-    """Rows and columns that the conv decoder lays the tokens out in."""
+    """Rows and columns that the conv decoder of images lays the tokens out in."""
     norm: Norm = "group"
-    """Normalisation in the conv decoder."""
+    """Normalisation in the conv decoder of images."""
     likelihood_kind: Literal["bernoulli", "gaussian"] = "gaussian"
     """Of x given its codes, in model units."""
     variance: tuple[float, float] = (0.01, 1.0)
@@ -134,8 +134,9 @@ class Architecture:
         if embedding is None:
             embedding = code_embedding(self.structure, self.vocab_size, self.width)
         likelihood = self._likelihood()
-        grid = self.decoder_grid if self.decoder_kind == "conv" else None
-        return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape(), grid)
+        grid = (self.num_tokens,) if len(self._shape()) == 2 else self.decoder_grid
+        local = grid if self.decoder_kind == "conv" else None
+        return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape(), local)
 
     def _shape(self) -> tuple[int, ...]:
         if not 1 <= len(self.data_shape) <= 3:
@@ -154,10 +155,15 @@ class Architecture:
         if self.decoder_kind == "mlp":
             return FlatHead(self.num_tokens, self.width, self.hidden, channels * math.prod(shape))
         if self.decoder_kind == "conv":
-            if len(shape) != 3 or len(self.hidden) != 1:
+            if len(shape) == 1 or len(self.hidden) != 1:
                 raise ValueError(
-                    "nets.decoder_kind: conv wants images and one number of hidden channels, got data of shape "
-                    f"{list(shape)} and nets.hidden = {self.hidden}; use mlp or transformer"
+                    "nets.decoder_kind: conv wants images or sequences and one number of hidden channels, got data of "
+                    f"shape {list(shape)} and nets.hidden = {self.hidden}; use mlp, or one number"
+                )
+            if len(shape) == 2:
+                frames = (shape[0], shape[1])
+                return LocalSequenceHead(
+                    self.num_tokens, frames, channels, self.width, self.hidden[0], self.decoder_layers
                 )
             if math.prod(self.decoder_grid) != self.num_tokens:
                 raise ValueError(

@@ -62,6 +62,16 @@ class EvalOptions:
     """Of the samples."""
     data_path: str | None = None
     """Where the data are now, if they have moved."""
+    robot: Path | None = None
+    """MJCF file of the robot that motion is of (Unitree G1), for the errors of its joints' positions in mm."""
+    features: tuple[str, ...] = ()
+    """Networks that compare pictures (docs/evaluation.md): efficientnet, inception."""
+    inception: Path | None = None
+    """Inception's weights, torch-fidelity's file, for rFID; that package fetches them if left out."""
+    statistics: Path | None = None
+    """.npz with mu and sigma of Inception's features, such as ADM's: the FID to these, as the paper reports."""
+    lpips: Path | None = None
+    """AlexNet's ImageNet weights, torchvision's file, for LPIPS."""
     device: Annotated[str, DEVICE] = "auto"
 
 
@@ -105,10 +115,10 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """Turn an array file, a picture or a folder of pictures into integer codes."""
+    """Turn an array file, a picture, a clip of motion (.csv), or a folder of these into integer codes."""
 
     run: Annotated[Positional[Path], RUN]
-    input: Annotated[Positional[Path], arg(metavar="INPUT", help="Array file, picture, or folder of pictures.")]
+    input: Annotated[Positional[Path], arg(metavar="INPUT", help="Array file, picture, clip, or folder.")]
     output: Annotated[Path, arg(aliases=["-o"])]
     """The .npz file to write."""
     temperature: float = 0.0
@@ -124,7 +134,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Turn codes back into data: an array (.npy, .npz), one picture (.png, ...) or a folder of pictures."""
+    """Turn codes back into data: an array (.npy, .npz), a picture (.png, ...), a clip (.csv), or a folder of these."""
 
     run: Annotated[Positional[Path], RUN]
     codes: Annotated[Positional[Path], arg(metavar="CODES.npz", help="Codes from daps encode.")]
@@ -169,11 +179,14 @@ def run_eval(arguments: Sequence[str]) -> None:
     """daps eval RUN [--options]."""
     options = _parse(EvalOptions, arguments, "daps eval")
     from daps.evaluate import Protocol, evaluate_run
+    from daps.features import FeatureConfig
     from daps.tables import print_evaluation
 
-    protocol = Protocol(options.samples, options.batch_size, options.limit, options.seed)
-    figures = evaluate_run(options.run, protocol, options.split, options.data_path, options.device)
-    print_evaluation(figures)
+    counts = (options.samples, options.batch_size, options.limit, options.seed)
+    protocol = Protocol(*counts, robot=options.robot, progress=True)
+    features = FeatureConfig(options.features, options.inception, options.statistics, options.lpips)
+    place = (options.split, options.data_path, options.device)
+    print_evaluation(evaluate_run(options.run, protocol, *place, features))
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -253,8 +266,8 @@ USAGE = """usage: daps COMMAND ...
   eval RUN                        figures of the whole validation split
   compare PRESET [--methods ...]  train several methods and seeds alike: one table, one page
   report RUN [RUN ...]            one HTML page with pictures
-  encode RUN INPUT -o CODES.npz   array file, picture or folder of pictures -> integer codes
-  decode RUN CODES.npz -o OUT     integer codes -> array file, picture or folder of pictures
+  encode RUN INPUT -o CODES.npz   array file, picture, clip of motion, or a folder of these -> integer codes
+  decode RUN CODES.npz -o OUT     integer codes -> array file, picture, clip of motion, or a folder of these
 
 'daps COMMAND --help' lists the options of a command; set DAPS_DEBUG=1 to see where an error came from"""
 

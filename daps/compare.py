@@ -122,8 +122,10 @@ def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
 def _training(plan: Plan, contestant: Contestant, seed: int) -> list[str]:
     """Arguments of `daps train`."""
     steps = plan.steps if plan.seconds is None else _steps_within(plan, contestant, plan.seconds)
-    arguments = ["train", contestant.preset, "--method", contestant.method, *plan.options, *contestant.options]
-    arguments += ["--train.steps", str(steps)] if steps else []
+    arguments = ["train", contestant.preset, "--method", contestant.method]
+    if steps:  # a curve of some twenty points, unless the options say otherwise
+        arguments += ["--train.steps", str(steps), "--runtime.eval-every", str(max(steps // 20, 1))]
+    arguments += [*plan.options, *contestant.options]
     place = ["--run", str(plan.run_of(contestant, seed)), "--device", plan.device]
     return [*arguments, "--train.seed", str(seed), *place]
 
@@ -172,6 +174,7 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
     config, figures, environment = run.config(), run.read_json("evaluation.json"), run.read_json("environment.json")
     last: dict[str, Any] = next((row for row in reversed(run.metrics()) if "loss" in row), {})
     train, stochastic, greedy = config.train, figures["stochastic"], figures["greedy"]
+    features = (figures.get("features") or {}).get("stochastic", {})
     on_cpu = environment["device"] == "cpu"
     sequences = train.batch_size * config.method.sequences * config.nets.num_tokens
     return {
@@ -195,7 +198,9 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
         "psnr_greedy": greedy["psnr"],
         "ssim": stochastic["ssim"],
         "ssim_greedy": greedy["ssim"],
-        "rfid": figures.get("features", {}).get("rfid"),
+        "rfid": features.get("rfid"),
+        "frechet_efficientnet_lite0": features.get("frechet_efficientnet_lite0"),
+        "top1_agreement_efficientnet_lite0": features.get("top1_agreement_efficientnet_lite0"),
         "nominal_bits": figures["nominal_bits"],
         "information_bits": figures["information_bits"],
         "usage": stochastic["usage_pooled"],

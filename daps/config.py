@@ -19,9 +19,9 @@ class DataConfig:
     """Which data, and how they are scaled for the networks."""
 
     name: str = "digits"
-    """digits, mnist, cifar10, images or array."""
+    """digits, mnist, cifar10, images, array, lafan1 or gait."""
     path: str | None = None
-    """Folder of pictures or parquet files, or an .npy/.npz file; mnist and cifar10 come from the hub without it."""
+    """Folder of pictures, parquet files or clips, or an .npy/.npz file; mnist and cifar10 come from the hub without."""
     size: int | None = None
     """Height and width that pictures are resized and cropped to."""
     scaling: Literal["standardise", "binarise"] = "standardise"

@@ -69,11 +69,16 @@ class Reach:
         self.colours = [(colour == each).nonzero().squeeze(-1) for each in colour.unique()]
 
     def cells(self, values: Float[Tensor, "K B ..."]) -> Float[Tensor, "K B C"]:
-        """log p of every cell from that of every value: images [K, B, C, H, W], sequences [K, B, F, C]."""
+        """log p of every cell from that of every value: images [K, B, C, H, W], sequences [K, B, F, C].
+
+        Cells smaller than a frame have equal shares of it.
+        """
         if self.grid is None:
             return values.flatten(2).sum(-1, keepdim=True)
         sums = values.sum(2) if len(self.grid) == 2 else values.sum(-1)
         for axis, size in enumerate(self.grid):
+            shares = max(1, size // sums.shape[2 + axis])
+            sums = sums.repeat_interleave(shares, 2 + axis) / shares
             sums = sums.unflatten(2 + axis, (size, -1)).sum(3 + axis)
         return sums.flatten(2)
 

@@ -6,6 +6,7 @@ given codes with gradient, `entropy` and `kl` are exact at each token given its 
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -13,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from daps.nn.transformer import Block, KeyValue, KVCache, Trunk, sinusoids
-from daps.symbols import Structure, symbol_head, token_input
+from daps.nn.transformer import Block, Cache, KeyValue, KVCache, KVTrail, Trunk, sinusoids
+from daps.symbols import Structure, input_table, symbol_head, token_input
 
 
 class Encoder(nn.Module, ABC):
@@ -144,7 +145,7 @@ class AutoregressiveEncoder(Encoder):
         cache = KVCache.empty(len(self.blocks), batch, self.heads, self.num_tokens, self.positions)
         codes, log_q = [], []
         for t in range(0, self.num_tokens, block):
-            logits, cache = self._next(tokens, memories, cache)
+            logits, cache = self._next(self.embedding(tokens), memories, cache)
             chances = uniforms[t : t + block].movedim(0, 1)  # B b K
             if t == 0:
                 drawn, log_prob = draw(logits.flatten(0, 1), chances.flatten(0, 1), temperature)
@@ -158,13 +159,44 @@ class AutoregressiveEncoder(Encoder):
             log_q.append(log_prob)
         return torch.cat(codes, -1).transpose(0, 1), torch.cat(log_q, -1).transpose(0, 1)
 
+    def unroll(
+        self,
+        x: Float[Tensor, "B ..."],
+        k: int,
+        choose: Callable[[Float[Tensor, "N b V"]], Float[Tensor, "N b V"]],
+    ) -> tuple[Float[Tensor, "K B T V"], Float[Tensor, "K B T V"]]:
+        """Emits k code sequences for each datum with gradient, block by block, from the one-hots that `choose` makes.
+
+        Args:
+            x: data in model units.
+            k: sequences per datum.
+            choose: logits of a block -> one-hots, or mixtures of symbols, with a gradient of any kind. Later blocks
+                read these.
+
+        Returns:
+            what was chosen, and the logits: for one-hots those of `logits` for these codes, with a gradient that
+            passes through the inputs, too.
+        """
+        memories, table = self._memories(x), input_table(self.embedding)
+        vectors = table[-1].expand(len(memories[0].keys) * k, self.block, -1)
+        cache = KVTrail.empty(len(self.blocks))
+        chosen, scores = [], []
+        for _ in range(0, self.num_tokens, self.block):
+            logits, cache = self._next(vectors, memories, cache)
+            one_hots = choose(logits)
+            vectors = one_hots @ table[:-1]
+            chosen.append(one_hots)
+            scores.append(logits)
+        joined = [torch.cat(blocks, 1).unflatten(0, (-1, k)).transpose(0, 1) for blocks in (chosen, scores)]
+        return joined[0], joined[1]
+
     def _memories(self, x: Tensor) -> list[KeyValue]:
         context = self.trunk(x)
         return [cast(Block, block).memory(context) for block in self.blocks]
 
-    def _next(self, tokens: Tensor, memories: list[KeyValue], cache: KVCache) -> tuple[Tensor, KVCache]:
-        """Logits [N, b, V] of the block after `tokens` [N, b], and the cache that holds it."""
-        h = self.embedding(tokens) + self.positions[cache.length : cache.length + self.block]
+    def _next(self, vectors: Tensor, memories: list[KeyValue], cache: Cache) -> tuple[Tensor, Cache]:
+        """Logits [N, b, V] of the block after the one with these vectors [N, b, D], and the cache that holds it."""
+        h = vectors + self.positions[cache.length : cache.length + self.block]
         for layer, (block, memory) in enumerate(zip(self.blocks, memories, strict=True)):
             h = block(h, memory=memory, cache=cache, layer=layer)
         return self.head(self.norm(h)), cache.advanced(self.block)

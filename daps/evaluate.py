@@ -4,6 +4,7 @@ It speaks to a model through its using face and its encoder and decoder, so it k
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from daps.atomic import replacing
-from daps.data import Dataset, load
+from daps.data import MOTION, Dataset, load
 from daps.encoder import token_entropy
+from daps.features import Comparison, FeatureConfig, Measure, compare_batch, measures
+from daps.kinematics import Kinematics
 from daps.methods import Autoencoder
-from daps.metrics import count_entropy, importance_weighted, psnr, symbol_counts
+from daps.metrics import bits_per_dim, count_entropy, importance_weighted, psnr, symbol_counts
+from daps.motion import G1_JOINTS
+from daps.motion_metrics import feature_errors
 from daps.nn.mode import evaluating
+from daps.progress import ProgressLine
 from daps.run import Run, environment, pick_device, write_json
+from daps.scaling import Threshold
+
+MODES = {"stochastic": 1.0, "greedy": 0.0}  # ways to encode -> temperature
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class Protocol:
     """Of the samples; with another batch size it gives other ones."""
     ssim: bool = True
     """Whether to compute the SSIM of images, whose library takes seconds to load."""
+    robot: str | Path | None = None
+    """MJCF file of the robot that motion is of, for the errors of its joints' positions."""
+    progress: bool = False
+    """Whether to show how far it is."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size", "limit"):
@@ -117,8 +130,16 @@ def _ssim(x: Tensor, x_hat: Tensor, peak: float, window: int) -> Tensor:
     return everywhere[..., edge:-edge, edge:-edge].flatten(1).mean(1)
 
 
-def evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All figures of a split, as JSON holds them, and arrays for pictures.
+def evaluate(
+    model: Autoencoder, dataset: Dataset, protocol: Protocol, compared: Sequence[Measure] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All figures of a split, as JSON holds them, and arrays for pictures. docs/evaluation.md says what each is.
+
+    Args:
+        model: of any method.
+        dataset: the split.
+        protocol: how.
+        compared: what networks find in the reconstructions of pictures, see `daps.features.measures`.
 
     Returns:
         figures: `log_p`, `kl`, `elbo` (beta = 1), `beta_elbo` (the method's final beta) and `iw_log_likelihood`
@@ -126,33 +147,42 @@ def evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[
             entropies of the aggregate's positions less that of q(z|x), which is I(x; z) but for what positions
             share; and for a "stochastic" (one sample of q) and a "greedy" (its mode) encoding: log p, PSNR (mean
             over data, and of the pooled error), SSIM, usage and perplexity of the codebook per position and pooled.
+            Of motion also "motion": the mean over windows of each of `daps.motion_metrics.UNITS`, for both encodings,
+            of measures also "features". "protocol" says what all this is of, and how it was encoded.
         arrays: the first 32 `originals` and greedy `reconstructions`, and `counts` [T, V] of greedy symbols.
     """
     with evaluating(model):
-        return _evaluate(model, dataset, protocol)
+        return _evaluate(model, dataset, protocol, [start() for start in compared])
 
 
-def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple[dict[str, Any], dict[str, Any]]:
+def _evaluate(
+    model: Autoencoder, dataset: Dataset, protocol: Protocol, comparisons: list[Comparison]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     count = min(len(dataset), protocol.limit or len(dataset))
     peak = float(model.scaling.peak)
     generator = torch.Generator().manual_seed(protocol.seed)
-    modes = {"stochastic": 1.0, "greedy": 0.0}
     columns: dict[str, list[Tensor]] = {}
-    codes: dict[str, list[Tensor]] = {mode: [] for mode in modes}
+    codes: dict[str, list[Tensor]] = {mode: [] for mode in MODES}
     shown: list[Tensor] = []
+    moving, kinematics = dataset.name in MOTION, _kinematics(dataset, protocol)
     aggregate = torch.zeros(model.num_tokens, model.vocab_size, dtype=torch.float64)
-    for start in range(0, count, protocol.batch_size):
-        x = torch.as_tensor(dataset[start : min(start + protocol.batch_size, count)], device=model.device)
+    for batch in _batches(count, protocol):
+        x = torch.as_tensor(dataset[batch], device=model.device)
         bounds, policy = likelihoods(model, x, protocol.samples, generator)
         aggregate += policy * (len(x) / count)
         for name, column in bounds.items():
             columns.setdefault(name, []).append(column)
-        for mode, temperature in modes.items():
+        decoded: dict[str, Tensor] = {}
+        for mode, temperature in MODES.items():
             figures, batch_codes, mean = reconstruction(model, x, temperature, generator, protocol.ssim)
+            if moving:
+                figures |= {f"motion.{name}": e for name, e in feature_errors(x, mean, kinematics).items()}
             for name, column in figures.items():
                 columns.setdefault(f"{mode}.{name}", []).append(column)
             codes[mode].append(batch_codes)
-        if start < 32:
+            decoded[mode] = mean
+        compare_batch(comparisons, model.scaling.inverse(model.scaling(x)), decoded, peak)
+        if batch.start < 32:
             shown.append(mean)
     means = {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
     results = _summary(model, means, aggregate) | {
@@ -162,15 +192,75 @@ def _evaluate(model: Autoencoder, dataset: Dataset, protocol: Protocol) -> tuple
         "seed": protocol.seed,
         "ssim_window": ssim_window(dataset.shape),
         "peak": peak,
+        "protocol": _about(dataset, protocol, count, comparisons),
     }
-    for mode in modes:
+    for mode in MODES:
         results[mode] = _quality(means, mode, peak) | code_usage(torch.cat(codes[mode]), model.vocab_size)
+    if moving:
+        results["motion"] = {mode: _below(means, f"{mode}.motion.") for mode in MODES}
+    if comparisons:
+        results["features"] = {
+            mode: {name: value for one in comparisons for name, value in one.figures(mode).items()} for mode in MODES
+        }
     arrays = {
         "originals": dataset[: min(32, count)],
         "reconstructions": torch.cat(shown)[:32].cpu().numpy(),
         "counts": symbol_counts(torch.cat(codes["greedy"]), model.vocab_size).cpu().numpy(),
     }
     return results, arrays
+
+
+def _batches(count: int, protocol: Protocol) -> Iterator[slice]:
+    """The first `count` data in batches, with a line of progress if that is asked for."""
+    size = protocol.batch_size
+    batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    if not protocol.progress:
+        yield from batches
+        return
+    with ProgressLine(0, count, units=("data", "data")) as line:
+        for batch in batches:
+            yield batch
+            line.update(batch.stop, {})
+
+
+def _about(dataset: Dataset, protocol: Protocol, count: int, comparisons: list[Comparison]) -> dict[str, Any]:
+    """What every figure is of and how it was made."""
+    return {
+        "split": dataset.split,
+        "n": count,
+        "shape": list(dataset.shape),
+        "data": dataset.about,
+        "seed": protocol.seed,
+        "batch_size": protocol.batch_size,
+        "importance_samples": protocol.samples,
+        "stochastic": "one sample of q(z|x) per datum",
+        "greedy": "the most likely symbol at each token",
+        "features": [one.about for one in comparisons],
+    }
+
+
+def _kinematics(dataset: Dataset, protocol: Protocol) -> Kinematics | None:
+    """Of the robot asked for.
+
+    Raises:
+        ValueError: no motion, or a robot with other joints.
+    """
+    if protocol.robot is None:
+        return None
+    if dataset.name not in MOTION:
+        raise ValueError(f"robot: belongs to motion ({', '.join(MOTION)}), the data are {dataset.name}; leave it out")
+    kinematics = Kinematics.from_mjcf(protocol.robot)
+    if kinematics.joints != G1_JOINTS:
+        raise ValueError(
+            f"robot: {protocol.robot} must have the {len(G1_JOINTS)} joints of the Unitree G1 in their order, "
+            f"{G1_JOINTS[0]} to {G1_JOINTS[-1]}, got {len(kinematics.joints)}: {', '.join(kinematics.joints) or 'none'}"
+        )
+    return kinematics
+
+
+def _below(means: dict[str, float], prefix: str) -> dict[str, float]:
+    """The figures whose names begin so, without the beginning."""
+    return {name.removeprefix(prefix): value for name, value in means.items() if name.startswith(prefix)}
 
 
 def _summary(model: Autoencoder, means: dict[str, float], aggregate: Tensor) -> dict[str, Any]:
@@ -185,10 +275,18 @@ def _summary(model: Autoencoder, means: dict[str, float], aggregate: Tensor) -> 
         "iw_log_likelihood": means["iw_log_likelihood"],
         "num_tokens": model.num_tokens,
         "vocab_size": model.vocab_size,
+        "bits_per_dim": bits_per_dim(means["iw_log_likelihood"], math.prod(model.data_shape), _log_units(model)),
         "nominal_bits": model.bits,
         "entropy_bits": entropy_bits,
         "information_bits": float(count_entropy(aggregate).sum()) / math.log(2) - entropy_bits,
     }
+
+
+def _log_units(model: Autoencoder) -> float:
+    """Sum over a datum's values of the log of natural units per model unit, nats; 0 for binarised images, of masses."""
+    if isinstance(model.scaling, Threshold):
+        return 0.0
+    return float(_exact(model.scaling.scale()).log().expand(model.data_shape).sum())
 
 
 def _quality(means: dict[str, float], mode: str, peak: float) -> dict[str, Any]:
@@ -220,6 +318,7 @@ def evaluate_run(
     split: str = "validation",
     data_path: str | None = None,
     device: str = "auto",
+    features: FeatureConfig | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run on its own data; all of the validation split goes into evaluation.json and evaluation.npz.
 
@@ -231,9 +330,10 @@ def evaluate_run(
         split: train or validation.
         data_path: where the data are now, if they have moved since the training.
         device: cpu, cuda, mps, or auto.
+        features: pretrained networks that compare pictures.
 
     Raises:
-        ValueError: not a run, no weights yet, or data missing or of another shape.
+        ValueError: not a run, no weights yet, data missing or of another shape, or no weights of a network.
     """
     run = Run.open(folder)
     config = run.config()
@@ -247,7 +347,9 @@ def evaluate_run(
             f"data: the run was trained on data of shape {list(model.data_shape)}, but {dataset.name} now has "
             f"{list(dataset.shape)}; give the same data with --data-path"
         )
-    figures, arrays = evaluate(model, dataset, protocol)
+    figures, arrays = evaluate(
+        model, dataset, protocol, measures(features or FeatureConfig(), dataset.shape, model.device)
+    )
     figures |= {
         "preset": config.preset,
         "method": config.method_name,

@@ -39,3 +39,37 @@ def importance_weighted(log_p: Float[Tensor, "S B"], log_q: Float[Tensor, "S B"]
     """
     log_prior = -bits * math.log(2)
     return torch.logsumexp(log_p + log_prior - log_q, dim=0) - math.log(len(log_p))
+
+
+def bits_per_dim(log_likelihood: float, dimensions: int, log_units: float) -> float:
+    """Code length of a datum per value of it, -(log p(y) - log |dx/dy|) / (D ln 2), bits.
+
+    Args:
+        log_likelihood: log p(y) of the scaled datum y, or a bound on it, nats.
+        dimensions: D.
+        log_units: log |dx/dy|, the sum over D of the log of a natural unit per model unit; 0 for masses.
+    """
+    return (log_units - log_likelihood) / (dimensions * math.log(2))
+
+
+def frechet_distance(
+    mean_a: Float[Tensor, " D"],
+    covariance_a: Float[Tensor, "D D"],
+    mean_b: Float[Tensor, " D"],
+    covariance_b: Float[Tensor, "D D"],
+) -> Float[Tensor, ""]:
+    """Squared Frechet (2-Wasserstein) distance of two Gaussians, |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)).
+
+    The trace of the root is the sum of the singular values of A^(1/2) B^(1/2) (Dowson and Landau, 1982), so singular
+    covariances, of fewer data than features, are no special case. Give float64.
+    """
+    overlap = torch.linalg.svdvals(_root(covariance_a).T @ _root(covariance_b)).sum()
+    distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * overlap
+    return distance.clamp(min=0)  # below zero by rounding alone
+
+
+def _root(covariance: Float[Tensor, "D D"]) -> Float[Tensor, "D R"]:
+    """F with F F^T = covariance; directions whose variance is rounding are left out."""
+    variances, directions = torch.linalg.eigh(covariance)
+    real = variances > variances[-1].clamp(min=0) * len(variances) * torch.finfo(variances.dtype).eps
+    return directions[:, real] * variances[real].sqrt()

@@ -1,6 +1,7 @@
 """Every experiment is a row of one table: `daps train PRESET [--method NAME]`.
 
-`mnist-paper` and `cifar10-paper` carry the values of the paper (DAPS, ICLR 2026, appendix); all others are ours.
+`mnist-paper`, `cifar10-paper` and `lafan1-paper` carry the values of the paper (DAPS, ICLR 2026, appendix); all others
+are ours.
 A method's row may change the networks where its encoder is of another kind.
 """
 
@@ -10,7 +11,7 @@ from typing import Any
 
 from daps.architecture import Architecture
 from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
-from daps.methods import DAPSConfig, FSQConfig, MethodConfig
+from daps.methods import BSQConfig, DAPSConfig, FSQConfig, LFQConfig, MethodConfig, VQVAEConfig
 from daps.suggest import did_you_mean
 
 
@@ -57,6 +58,9 @@ PRESETS: dict[str, Preset] = {
                           weight_decay=0.2),
         methods={"daps": Variant(DAPSConfig(samples=16, ess_fraction=0.5, trained=2, beta_first=1.0, beta_last=0.01,
                                             fullness=2.0, fullness_first=0.1, fullness_last=0.3)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8)),
+                 "lfq":  Variant(LFQConfig()),
+                 "bsq":  Variant(BSQConfig()),
                  "fsq":  Variant(FSQConfig((4, 4)))},
     ),
     "mnist": Preset(
@@ -68,6 +72,9 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=6_000, batch_size=128, optimizer="muon", learning_rate=5e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=16, trained=2, scoring="auto", beta_first=0.5, beta_last=0.01,
                                             ess_fraction=0.33, fullness=1.0)),
+                 "vqvae": Variant(VQVAEConfig(commitment=0.05, dimension=8, revival=0.3), _parallel((2, 4), 2, 7, 256)),
+                 "lfq":  Variant(LFQConfig(commitment=0.002, entropy=0.03, temperature=4.0), _parallel((2, 4), 2, 7, 256)),
+                 "bsq":  Variant(BSQConfig(commitment=0.0, entropy=0.1), _parallel((2, 4), 2, 7, 256)),
                  "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
     "mnist-paper": Preset(
@@ -77,6 +84,8 @@ PRESETS: dict[str, Preset] = {
                           likelihood_kind="bernoulli"),
         train=TrainConfig(steps=250_000, batch_size=256),
         methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
+                 "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
+                                  _parallel((2, 4), 2, 7, 256)),
                  "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
     "cifar10": Preset(
@@ -88,6 +97,9 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
                                             beta_last=0.01, fullness=1.0)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8)),
+                 "lfq":  Variant(LFQConfig()),
+                 "bsq":  Variant(BSQConfig()),
                  "fsq":  Variant(FSQConfig((8, 8, 8)))},
     ),
     "cifar10-paper": Preset(
@@ -98,6 +110,8 @@ PRESETS: dict[str, Preset] = {
                           variance=(1e-3, 4.0)),
         train=TrainConfig(steps=250_000, batch_size=256),
         methods={"daps": Variant(DAPSConfig(beta_first=6.0, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
+                 "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
+                                  _parallel((8, 8), 4, 6, 512)),
                  "fsq":  Variant(FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 6, 512))},
     ),
     "images": Preset(
@@ -109,6 +123,9 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
                                             beta_last=0.05, fullness=1.0)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8)),
+                 "lfq":  Variant(LFQConfig()),
+                 "bsq":  Variant(BSQConfig()),
                  "fsq":  Variant(FSQConfig((8, 8, 8)))},
     ),
     "array": Preset(
@@ -118,7 +135,41 @@ PRESETS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", variance=(0.01, 1.0)),
         train=TrainConfig(steps=5_000, batch_size=128, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=16, trained=2, beta_first=2.0, beta_last=0.05, fullness=1.0)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8)),
+                 "lfq":  Variant(LFQConfig()),
+                 "bsq":  Variant(BSQConfig()),
                  "fsq":  Variant(FSQConfig((8, 8)))},
+    ),
+    "gait": Preset(
+        about="a synthetic walk of the Unitree G1, embedded, 16 tokens of 64 symbols (96 bits) for a second: a minute",
+        data=DataConfig("gait"),
+        nets=Architecture(num_tokens=16, vocab_size=64, width=64, patches=(16,), trunk_layers=2,
+                          encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
+                          variance=(0.01, 1.0)),
+        train=TrainConfig(steps=800, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.05),
+        methods={"daps": Variant(DAPSConfig(samples=8, ess_fraction=0.5, trained=1, credit="local", reach=1,
+                                            beta_first=1.0, beta_last=0.01, fullness=1.0)),
+                 "fsq":  Variant(FSQConfig((8, 8)))},
+    ),
+    "lafan1": Preset(
+        about="LAFAN1 on the Unitree G1, 32 frames as 64 tokens of 1024 symbols (640 bits), tuned for time to quality",
+        data=DataConfig("lafan1"),
+        nets=Architecture(num_tokens=64, vocab_size=1024, width=128, patches=(64,), trunk_layers=2, mlp_ratio=4,
+                          encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(128,),
+                          variance=(0.01, 1.0)),
+        train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
+        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", reach=2,
+                                            beta_first=1.0, beta_last=0.01, fullness=1.0)),
+                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)))},
+    ),
+    "lafan1-paper": Preset(
+        about="LAFAN1 on the Unitree G1, 32 frames as 64 tokens of 1024 symbols (640 bits), as in the paper",
+        data=DataConfig("lafan1"),
+        nets=Architecture(num_tokens=64, vocab_size=1024, width=128, patches=(64,), trunk_layers=2, token_layers=2,
+                          decoder_kind="transformer", variance=(0.25, 0.25)),
+        train=TrainConfig(steps=250_000, batch_size=256),
+        methods={"daps": Variant(DAPSConfig(beta_first=3.0, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
+                 "fsq":  Variant(FSQConfig((10, 10, 10)), _parallel((64,), 4, 6, 1000))},
     ),
 }
 # fmt: on

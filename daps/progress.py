@@ -24,12 +24,14 @@ def headline(metrics: Mapping[str, int | float]) -> str:
 
 
 class ProgressLine:
-    """Steps done, rate, time left and the latest figures."""
+    """Steps done (or what else is counted: one, several), rate, time left and the latest figures."""
 
-    def __init__(self, start: int, total: int, seconds_between_lines: float = 10.0) -> None:
+    def __init__(
+        self, start: int, total: int, seconds_between_lines: float = 10.0, units: tuple[str, str] = ("step", "steps")
+    ) -> None:
         self.console = Console()
         self.start, self.total = start, total
-        self.every = seconds_between_lines
+        self.every, self.units = seconds_between_lines, units
         self.began = time.monotonic()
         self.last_line = -1e9
         self.figures: dict[str, int | float] = {}
@@ -62,13 +64,16 @@ class ProgressLine:
         elapsed = time.monotonic() - self.began
         rate = (done - self.start) / max(elapsed, 1e-9)
         if self.bar:
-            self.bar.update(self.task, completed=done, rate=f"{rate:.1f} steps/s", figures=headline(self.figures))
+            self.bar.update(
+                self.task, completed=done, rate=f"{rate:.1f} {self.units[1]}/s", figures=headline(self.figures)
+            )
         elif done == self.total or time.monotonic() - self.last_line >= self.every:
             self.last_line = time.monotonic()
             left = (self.total - done) / max(rate, 1e-9)
             clock = f"{int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d}"
-            line = f"step {done}/{self.total}  {rate:.1f} steps/s  ETA {clock}  {headline(self.figures)}"
-            print(line, flush=True)
+            one, several = self.units
+            line = f"{one} {done}/{self.total}  {rate:.1f} {several}/s  ETA {clock}  {headline(self.figures)}"
+            print(line.rstrip(), flush=True)
 
     def say(self, text: str) -> None:
         """A line above the progress."""

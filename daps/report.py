@@ -21,6 +21,10 @@ from numpy.typing import NDArray
 from daps import __version__, plots
 from daps.atomic import replacing
 from daps.config import Config
+from daps.data import MOTION
+from daps.features import FIGURES
+from daps.joint_curves import joint_blocks
+from daps.motion_metrics import UNITS
 from daps.pictures import to_pixels
 from daps.run import Run
 from daps.scaling import Affine
@@ -176,6 +180,14 @@ def _steps(entry: Entry) -> str:
     return f"{entry.last('step') or 0:,} of {entry.config.train.steps:,}"
 
 
+def _motion_figure(name: str) -> Callable[[Entry], Any]:
+    return lambda entry: entry.figure("motion", "greedy", name)
+
+
+def _feature_figure(mode: str, name: str) -> Callable[[Entry], Any]:
+    return lambda entry: entry.figure("features", mode, name)
+
+
 Row = tuple[str, str, Callable[[Entry], Any], Callable[[Any], str] | str]
 
 # Heading -> rows: label, unit or remark, the value (None: unknown), its format.
@@ -194,6 +206,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
     "Evaluation": (
         ("split", "", lambda e: e.figure("split"), ""),
         ("n", "data", lambda e: e.figure("n"), ","),
+        ("shape of a datum", "", lambda e: e.figure("protocol", "shape"), lambda v: f" {TIMES} ".join(map(str, v))),
         ("S", "sampled codes per datum", lambda e: e.figure("importance_samples"), ""),
         ("seed of the samples", "", lambda e: e.figure("seed"), ""),
         ("after step", "", lambda e: e.figure("step"), ","),
@@ -205,6 +218,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         (f"{BETA}-ELBO", "nats", lambda e: e.figure("beta_elbo"), ",.2f"),
         (f"{BETA} of it", "", lambda e: e.figure("beta"), "g"),
         ("IW bound on log p(x)", "nats", lambda e: e.figure("iw_log_likelihood"), ",.2f"),
+        ("the same as code length, at most", "bits per value", lambda e: e.figure("bits_per_dim"), ",.3f"),
     ),
     "Reconstruction": (
         ("PSNR, stochastic", "dB", lambda e: e.figure("stochastic", "psnr"), ".2f"),
@@ -213,6 +227,12 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("SSIM, greedy", "", lambda e: e.figure("greedy", "ssim"), ".4f"),
         ("SSIM window", "pixels square", lambda e: e.figure("ssim_window"), ""),
     ),
+    "Features of networks": tuple(
+        (f"{label}, {mode}", "", _feature_figure(mode, name), form)
+        for name, (label, form) in FIGURES.items()
+        for mode in ("stochastic", "greedy")
+    ),
+    "Motion, greedy": tuple((label, unit, _motion_figure(name), ".4g") for name, (label, unit) in UNITS.items()),
     "Codes": (
         (f"tokens {TIMES} symbols", "", _symbols, ""),
         ("nominal size", "bits", _bits, ",.4g"),
@@ -289,12 +309,14 @@ def _galleries(entries: list[Entry]) -> list[dict[str, Any]]:
 
 def _gallery(group: list[Entry]) -> dict[str, Any]:
     originals = group[0].arrays["originals"]
-    kinds = {2: _vector_blocks, 3: _sequence_blocks, 4: _picture_blocks}
+    kinds = {2: ("vectors", _vector_blocks), 3: ("sequences", _sequence_blocks), 4: ("pictures", _picture_blocks)}
+    moving = group[0].config.data.name in MOTION
+    kind, blocks = ("motion", _motion_blocks) if moving else kinds[originals.ndim]
     return {
         "about": group[0].figure("data") or group[0].config.data.name,
-        "kind": {2: "vectors", 3: "sequences", 4: "pictures"}[originals.ndim],
+        "kind": kind,
         "runs": group,
-        "blocks": kinds[originals.ndim](group, originals),
+        "blocks": blocks(group, originals),
     }
 
 
@@ -333,8 +355,14 @@ def _vector_blocks(group: list[Entry], originals: Array) -> list[dict[str, Any]]
     for i in range(min(STRIP, len(originals))):
         others = [(entry.style, entry.arrays["reconstructions"][i]) for entry in group]
         alt = f"Datum {i + 1}: the original vector and its reconstructions"
-        blocks.append({"first": i + 1, "figure": plots.overlay(alt, originals[i], others)})
+        caption = f"datum {i + 1}, value of each feature"
+        blocks.append({"caption": caption, "figure": plots.overlay(alt, originals[i], others)})
     return blocks
+
+
+def _motion_blocks(group: list[Entry], originals: Array) -> list[dict[str, Any]]:
+    """Line plots of joint angles."""
+    return joint_blocks(originals, [(entry.style, np.nan_to_num(entry.arrays["reconstructions"])) for entry in group])
 
 
 def _progress(entry: Entry) -> list[tuple[str, plots.Picture]]:

@@ -114,11 +114,12 @@ class Scaled(Distribution):
         return self.base.log_prob(self.scaling(value))
 
 
-def statistics(values: np.ndarray, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+def statistics(values: np.ndarray, chunk: int = 4096, least_variance: float = 0.0) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of data [N, *shape], per channel of images and per feature of all else.
 
     Images [C, H, W] give [C, 1, 1], sequences [F, C] give [C], vectors [D] give [D]. A feature that varies by
-    less than float32 resolves (1e-6 of its mean) is constant: its deviation is 1, so that nothing is divided by noise.
+    less than float32 resolves (1e-6 of its mean), or whose variance is below `least_variance`, is constant: its
+    deviation is 1, so that nothing is divided by noise. It then costs next to nothing, as if it were dropped.
     """
     if values.ndim not in (2, 3, 4):
         raise ValueError(f"data: must be vectors, sequences or images [N, ...], got an array {list(values.shape)}")
@@ -135,7 +136,8 @@ def statistics(values: np.ndarray, chunk: int = 4096) -> tuple[Tensor, Tensor]:
         part = np.asarray(values[start : start + chunk], dtype=np.float64)
         squares = squares + ((part - mean.reshape(shape)) ** 2).sum(axes)
     deviation = np.sqrt(np.asarray(squares / count))
-    deviation = np.where(deviation <= 1e-6 * np.abs(mean), 1.0, deviation)
+    constant = (deviation <= 1e-6 * np.abs(mean)) | (deviation**2 < least_variance)
+    deviation = np.where(constant, 1.0, deviation)
     return (
         torch.tensor(mean.reshape(shape), dtype=torch.float32),
         torch.tensor(deviation.reshape(shape), dtype=torch.float32),

@@ -7,7 +7,7 @@ See docs/learning.md, "Structured symbols".
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +134,11 @@ class StructuredInput(nn.Module):
 
     def forward(self, symbols: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
         """Vectors of symbols in 0..V."""
-        return F.embedding(symbols, torch.cat([self.vectors(), self.start]))
+        return F.embedding(symbols, self.table())
+
+    def table(self) -> Float[Tensor, "rows D"]:
+        """All V + 1 of them."""
+        return torch.cat([self.vectors(), self.start])
 
 
 class StructuredHead(nn.Module):
@@ -162,6 +166,13 @@ def token_input(structure: Structure, vocab_size: int, width: int) -> nn.Module:
     if structure == "free":
         return nn.Embedding(vocab_size + 1, width)
     return StructuredInput(structure, vocab_size, width)
+
+
+def input_table(inputs: nn.Module) -> Float[Tensor, "rows D"]:
+    """The V + 1 vectors of a `token_input`, to mix by one-hots; the last one is the start symbol's."""
+    if isinstance(inputs, StructuredInput):
+        return inputs.table()
+    return cast(nn.Embedding, inputs).weight
 
 
 def symbol_head(structure: Structure, vocab_size: int, width: int) -> nn.Module:

@@ -5,6 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from daps.features import FIGURES
+from daps.motion_metrics import UNITS
+
 
 def print_evaluation(figures: dict[str, Any]) -> None:
     """The figures of `evaluate` as two tables: likelihoods, and the two ways to encode side by side."""
@@ -17,6 +20,10 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     )
     console.print(_likelihoods(figures))
     console.print(_qualities(figures))
+    if "motion" in figures:
+        console.print(_motion(figures["motion"]))
+    if "features" in figures:
+        console.print(_features(figures))
 
 
 def print_lines(lines: list[list[str]]) -> None:
@@ -39,6 +46,7 @@ def _likelihoods(figures: dict[str, Any]) -> Table:
         ("ELBO (beta = 1)", "elbo", "nats"),
         (f"beta-ELBO (beta = {figures['beta']:g})", "beta_elbo", "nats"),
         (f"importance-weighted log p(x), S = {figures['importance_samples']}", "iw_log_likelihood", "nats"),
+        ("the same as code length, at most", "bits_per_dim", "bits per value"),
         ("KL(q || uniform)", "kl", "nats"),
         ("entropy of q(z|x)", "entropy_bits", "bits"),
         ("information I(x; z), at most", "information_bits", "bits"),
@@ -70,6 +78,31 @@ def _qualities(figures: dict[str, Any]) -> Table:
     for label, key, form in (("symbols used", "usage", ".0%"), ("perplexity", "perplexity", ".1f")):
         for mode_rows in _per_position(figures, label, f"{key}_per_position", form):
             table.add_row(*mode_rows)
+    return table
+
+
+def _motion(figures: dict[str, Any]) -> Table:
+    table = Table("errors of the motion", title="means over windows", title_justify="left")
+    for mode in figures:
+        table.add_column(mode, justify="right")
+    table.add_column("unit")
+    for name, (label, unit) in UNITS.items():
+        values = [errors[name] for errors in figures.values() if name in errors]
+        if values:
+            table.add_row(label, *(f"{value:.4g}" for value in values), unit)
+    return table
+
+
+def _features(figures: dict[str, Any]) -> Table:
+    shape = " x ".join(map(str, figures["protocol"]["shape"]))
+    title = f"features of networks, {shape}, n = {figures['n']:,}"
+    table = Table("reconstructions against originals", title=title, title_justify="left")
+    for mode in figures["features"]:
+        table.add_column(mode, justify="right")
+    for name, (label, form) in FIGURES.items():
+        values = [found[name] for found in figures["features"].values() if name in found]
+        if values:
+            table.add_row(label, *(f"{value:{form}}" for value in values))
     return table
 
 

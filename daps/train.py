@@ -51,7 +51,8 @@ def resolve(config: Config, dataset: Dataset) -> Config:
 def build_model(config: Config, dataset: Dataset) -> Autoencoder:
     """The untrained model: its parameters are a function of the seed."""
     torch.manual_seed(config.train.seed)
-    return config.build(config.scaling(statistics(dataset.values), dataset.peak))
+    moments = statistics(dataset.distinct, least_variance=dataset.least_variance)
+    return config.build(config.scaling(moments, dataset.peak))
 
 
 class Trainer:

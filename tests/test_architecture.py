@@ -35,6 +35,7 @@ def test_every_preset_builds_for_data_of_its_kind(name: str) -> None:
     shapes |= dict.fromkeys(("mnist", "mnist-paper"), (1, 28, 28)) | dict.fromkeys(
         ("cifar10", "cifar10-paper"), (3, 32, 32)
     )
+    shapes |= dict.fromkeys(("gait", "lafan1", "lafan1-paper"), (32, 36))
     for method in PRESETS[name].methods:
         nets = dataclasses.replace(preset(name, method).nets, data_shape=shapes[name])
         codes = nets.encoder().sample(torch.zeros(2, *shapes[name]), 1, 0.0)[0]
@@ -112,7 +113,7 @@ def test_encoders_that_cannot_be(nets: Architecture, changes: dict[str, Any], me
 @pytest.mark.parametrize(
     ("nets", "changes", "message"),
     [
-        (SMALL, CONV, r"nets.decoder_kind: conv wants images and one number .* got data of shape \[12\]"),
+        (SMALL, CONV, r"nets.decoder_kind: conv wants images or sequences and .* got data of shape \[12\]"),
         (IMAGE, CONV | {"hidden": (8, 8)}, r"nets.decoder_kind: conv wants .* nets.hidden = \(8, 8\)"),
         (IMAGE, CONV | {"decoder_grid": (2, 3)}, r"nets.decoder_grid: \(2, 3\) holds 6 tokens, but .* is 4"),
         (IMAGE, CONV | {"data_shape": (3, 6, 6)}, r"nets.decoder_grid: 6 x 6 pixels are not 2 x 2 tokens doubled"),

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import UInt8
 from scipy.special import logsumexp
 from scipy.stats import entropy
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -17,6 +19,7 @@ from daps.architecture import Architecture
 from daps.data import Dataset
 from daps.encoder import Encoder
 from daps.evaluate import Protocol, code_usage, evaluate, ssim_window, subset
+from daps.features import Comparison
 from daps.methods import Autoencoder, DAPSConfig, FSQConfig
 from daps.scaling import Affine, Scaling, Threshold
 
@@ -171,7 +174,87 @@ def test_arrays_are_originals_greedy_reconstructions_and_counts(model: Autoencod
     assert arrays["counts"].tolist() == [torch.bincount(codes[:, t], minlength=V).tolist() for t in range(T)]
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_bits_per_dim_are_of_natural_units(model: Autoencoder, dataset: Dataset, binary: bool) -> None:
+    """Standardised by 50 grey levels per unit, a density per grey level is 50 times lower; masses are as they are."""
+    if binary:
+        model = build((1, 8, 8), Threshold(255.0), likelihood_kind="bernoulli")
+    figures, _ = evaluate(model, dataset, PROTOCOL)
+    expected = -figures["iw_log_likelihood"] / math.log(2) / 64 + (0 if binary else math.log2(50))
+    assert figures["bits_per_dim"] == pytest.approx(expected, rel=1e-6)  # 50 is a float32
+
+
+class Recorder(Comparison):
+    """Keeps what it is shown; its figure is the mean byte of the reconstructions."""
+
+    about = {"network": "none"}
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[Tensor]] = {}
+
+    def add(self, originals: UInt8[Tensor, "N 3 H W"], reconstructions: Mapping[str, UInt8[Tensor, "N 3 H W"]]) -> None:
+        for name, pictures in {"originals": originals, **reconstructions}.items():
+            self.seen.setdefault(name, []).append(pictures)
+
+    def figures(self, mode: str) -> dict[str, float]:
+        return {"mean_byte": torch.cat(self.seen[mode]).double().mean().item()}
+
+
+def test_networks_see_originals_and_both_reconstructions_in_batches(model: Autoencoder, dataset: Dataset) -> None:
+    recorders: list[Recorder] = []
+
+    def start() -> Recorder:
+        recorders.append(Recorder())
+        return recorders[-1]
+
+    plain, _ = evaluate(model, dataset, PROTOCOL)
+    for _ in range(2):  # the second time from the start, not on top of the first
+        figures, arrays = evaluate(model, dataset, PROTOCOL, [start])
+        seen = recorders[-1].seen
+        assert {name: [len(part) for part in parts] for name, parts in seen.items()} == dict.fromkeys(
+            ("originals", "stochastic", "greedy"), [3, 3, 1]
+        )
+        assert torch.equal(torch.cat(seen["originals"]), torch.from_numpy(dataset[:]).expand(-1, 3, -1, -1))
+        greedy = torch.from_numpy(arrays["reconstructions"]).clamp(0, 255).round().byte().expand(-1, 3, -1, -1)
+        assert torch.equal(torch.cat(seen["greedy"]), greedy)
+        assert not torch.equal(torch.cat(seen["greedy"]), torch.cat(seen["stochastic"]))
+        means = {mode: {"mean_byte": torch.cat(seen[mode]).double().mean().item()} for mode in ("stochastic", "greedy")}
+        assert figures["features"] == means and figures["protocol"]["features"] == [{"network": "none"}]
+    assert "features" not in plain and figures["stochastic"] == plain["stochastic"]  # the other figures do not change
+
+
+def test_networks_see_the_binarised_image(dataset: Dataset) -> None:
+    recorder = Recorder()
+    evaluate(build((1, 8, 8), Threshold(255.0), likelihood_kind="bernoulli"), dataset, PROTOCOL, [lambda: recorder])
+    assert torch.equal(torch.cat(recorder.seen["originals"])[:, :1], 255 * torch.from_numpy(dataset[:] > 127).byte())
+
+
 # -- the protocol ----------------------------------------------------------------------------------
+
+
+def test_the_protocol_says_what_the_figures_are_of(model: Autoencoder, dataset: Dataset) -> None:
+    figures, _ = evaluate(model, dataset, dataclasses.replace(PROTOCOL, limit=5))
+    assert figures["protocol"] == {
+        "split": "validation",
+        "n": 5,
+        "shape": [1, 8, 8],
+        "data": "made for this test",
+        "seed": 1,
+        "batch_size": 3,
+        "importance_samples": 6,
+        "stochastic": "one sample of q(z|x) per datum",
+        "greedy": "the most likely symbol at each token",
+        "features": [],
+    }
+
+
+def test_progress_is_shown_if_asked_for(
+    model: Autoencoder, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = evaluate(model, dataset, PROTOCOL)[0]
+    assert capsys.readouterr().out == ""
+    assert evaluate(model, dataset, dataclasses.replace(PROTOCOL, progress=True))[0] == quiet
+    assert "data 7/7" in capsys.readouterr().out
 
 
 def test_a_seed_fixes_all_figures(model: Autoencoder, dataset: Dataset) -> None:

@@ -6,12 +6,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from scipy.special import logsumexp
-from scipy.stats import entropy
+from scipy.stats import entropy, norm
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
-from daps.metrics import code_bits, count_entropy, importance_weighted, psnr, symbol_counts
+from daps.metrics import (
+    bits_per_dim,
+    code_bits,
+    count_entropy,
+    frechet_distance,
+    importance_weighted,
+    psnr,
+    symbol_counts,
+)
 
 V, T = 6, 3
 
@@ -97,3 +106,61 @@ def test_the_posterior_makes_the_bound_exact(model: tuple[np.ndarray, np.ndarray
     log_p, _, exact = model
     posterior = log_p - logsumexp(log_p)
     np.testing.assert_allclose(bound(log_p, posterior, np.array([[0, 1, 2, 3]])), exact, rtol=1e-12)
+
+
+def test_bits_per_dim_of_a_fair_die_and_of_a_change_of_units() -> None:
+    assert bits_per_dim(3 * math.log(1 / 256), 3, 0.0) == pytest.approx(
+        8, rel=1e-12
+    )  # bytes, each as likely as another
+    x, scale = np.array([3.0, -1.0]), np.array([50.0, 0.1])  # a density of x = scale * y, by scipy in both units
+    log_y, log_x = norm.logpdf(x / scale).sum(), norm.logpdf(x, scale=scale).sum()
+    assert bits_per_dim(log_y, 2, float(np.log(scale).sum())) == pytest.approx(-log_x / (2 * math.log(2)), rel=1e-12)
+
+
+# -- the Frechet distance --------------------------------------------------------------------------
+
+
+def gaussian(size: int, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of so many random, correlated vectors."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, size)) @ rng.normal(size=(size, size)) + rng.normal(size=size)
+    return torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x, rowvar=False).reshape(size, size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 60])
+def test_frechet_distance_is_that_of_scipys_matrix_root(size: int) -> None:
+    (mean_a, a), (mean_b, b) = gaussian(size, 1), gaussian(size, 2)
+    root = sqrtm(a.numpy() @ b.numpy())
+    expected = float(((mean_a - mean_b) ** 2).sum() + a.trace() + b.trace()) - 2 * np.trace(root).real
+    assert frechet_distance(mean_a, a, mean_b, b).item() == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(mean_b, b, mean_a, a).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_of_independent_features_has_a_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(9, 9)))[0])  # the same rotation of both changes nothing
+    mean, spread = torch.from_numpy(rng.normal(size=(2, 9))), torch.from_numpy(rng.uniform(0, 3, (2, 9)))
+    spread[0, :4] = 0  # singular: constant features
+    covariances = [turn @ torch.diag(s**2) @ turn.T for s in spread]
+    value = frechet_distance(turn @ mean[0], covariances[0], turn @ mean[1], covariances[1])
+    expected = ((mean[0] - mean[1]) ** 2 + (spread[0] - spread[1]) ** 2).sum()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 10, 39])
+def test_frechet_distance_of_fewer_data_than_features_is_exact(count: int) -> None:
+    """The root's trace is also the sum of the singular values of the cross-Gram matrix, which needs no covariance."""
+    x, y = np.random.default_rng(count).normal(size=(2, count, 40)) * np.linspace(1e-3, 10, 40)
+    a, b = (torch.from_numpy(np.cov(v, rowvar=False)) for v in (x, y))
+    mean_a, mean_b = torch.from_numpy(x.mean(0)), torch.from_numpy(y.mean(0))
+    cross = np.linalg.svd((x - x.mean(0)) @ (y - y.mean(0)).T, compute_uv=False).sum() / (count - 1)
+    expected = float(((mean_a - mean_b) ** 2).sum() + a.trace() + b.trace() - 2 * cross)
+    assert frechet_distance(mean_a, a, mean_b, b).item() == pytest.approx(expected, rel=1e-9)
+    near = frechet_distance(mean_a, a, mean_a, a).item()
+    assert 0 <= near < 1e-12 * float(a.trace())  # no matrix root of a singular matrix gets that near
+
+
+def test_frechet_distance_of_constants_is_that_of_the_means() -> None:
+    none = torch.zeros(3, 3, dtype=torch.float64)
+    one, two = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([1.0, 0.0, 3.0]).double()
+    assert frechet_distance(one, none, two, none).item() == 4.0

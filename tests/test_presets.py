@@ -21,6 +21,9 @@ SHAPES = {
     "cifar10-paper": (3, 32, 32),
     "images": (3, 64, 64),
     "array": (11,),
+    "gait": (32, 36),
+    "lafan1": (32, 36),
+    "lafan1-paper": (32, 36),
 }
 PAIRS = [(name, method) for name, row in PRESETS.items() for method in row.methods]
 
@@ -55,7 +58,11 @@ def test_every_preset_takes_a_step_and_encodes(name: str, method: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "tokens", "vocab", "first", "last", "ess", "batch", "steps"),
-    [("mnist-paper", 8, 256, 0.5, 0.01, 0.33, 256, 250_000), ("cifar10-paper", 64, 512, 6.0, 0.01, 0.33, 256, 250_000)],
+    [
+        ("mnist-paper", 8, 256, 0.5, 0.01, 0.33, 256, 250_000),
+        ("cifar10-paper", 64, 512, 6.0, 0.01, 0.33, 256, 250_000),
+        ("lafan1-paper", 64, 1024, 3.0, 0.01, 0.33, 256, 250_000),
+    ],
 )
 def test_presets_carry_the_papers_values(
     name: str, tokens: int, vocab: int, first: float, last: float, ess: float, batch: int, steps: int

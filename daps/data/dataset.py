@@ -13,15 +13,44 @@ SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """An array [N, F, C] whose row i is frames[starts[i] : starts[i] + F], cut out when asked for.
+
+    Windows overlap, so the frames [M, C] are held once and not F times.
+    """
+
+    frames: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    length: int
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """Of the frames."""
+        return self.frames.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, F, C]."""
+        return len(self.starts), self.length, self.frames.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int | slice | NDArray[np.integer]) -> NDArray[np.float32]:
+        return self.frames[self.starts[index, ..., None] + np.arange(self.length)]
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """One split of a data set: `values` [N, *shape] in natural units.
 
     `peak` is the range of the data (for PSNR and scaling), `labels` [N] and `names` (file names)
     are there where the source has them, `skipped` says in one line each what was left out, and
-    `about` says in one sentence where the data come from and how the split is made.
+    `about` says in one sentence where the data come from and how the split is made. Features
+    whose variance is below `least_variance` are constant for our purposes and not scaled up.
     """
 
-    values: NDArray[np.generic]
+    values: NDArray[np.generic] | Windows
     name: str
     split: str
     peak: float
@@ -29,6 +58,7 @@ class Dataset:
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
     skipped: tuple[str, ...] = ()
+    least_variance: float = 0.0
 
     def __len__(self) -> int:
         return len(self.values)
@@ -41,9 +71,16 @@ class Dataset:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any value, the order, the type or the number of the data."""
         digest = hashlib.sha256(repr((self.values.dtype.str, self.values.shape)).encode())
-        for start in range(0, len(self), 4096):
-            digest.update(np.ascontiguousarray(self.values[start : start + 4096]).data)
+        parts = (self.values.frames, self.values.starts) if isinstance(self.values, Windows) else (self.values,)
+        for part in parts:
+            for start in range(0, len(part), 4096):
+                digest.update(np.ascontiguousarray(part[start : start + 4096]).data)
         return digest.hexdigest()[:16]
+
+    @property
+    def distinct(self) -> NDArray[np.generic]:
+        """The values, each once: [N, *shape], or of windows the frames under them as one long row [1, M, C]."""
+        return self.values.frames[None] if isinstance(self.values, Windows) else self.values
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import difflib
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 
 from daps.data.arrays import load_array
 from daps.data.dataset import SPLITS, Dataset
@@ -10,7 +11,10 @@ from daps.data.digits import load_digits
 from daps.data.images import DEFAULT_SIZE, load_images
 from daps.data.tables import HUB, load_table
 
-NAMES = ("digits", "mnist", "cifar10", "images", "array")
+MOTION = ("lafan1", "gait")
+NAMES = ("digits", "mnist", "cifar10", "images", "array", *MOTION)
+EMBEDDED = ("digits", "gait")
+WANTED = {"images": "a folder of pictures", "array": "a .npy or .npz file", "lafan1": "a folder of clips"}
 
 
 def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size: int | None = None) -> Dataset:
@@ -21,6 +25,8 @@ def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size
     cifar10   the same: uint8 [3, 32, 32] in 0..255, labels
     images    `path`, a folder of pictures (or of parquet files): uint8 [3, size, size], size 64
     array     `path`, a .npy or .npz file: float32 [D] or [F, C]
+    lafan1    `path`, a folder of clips of the Unitree G1: windows float32 [32, 36] of features (daps/motion.py)
+    gait      the same of a synthetic walk, made when asked for
 
     Splits are fixed and stated in the result's `about`. Raises ValueError, in one line, for an
     unknown name or split, a missing path or option that does not fit, and unreadable data.
@@ -35,16 +41,22 @@ def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size
         raise ValueError(f"size belongs to images; {name} has its own, got {size}: leave it out")
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
-    if name == "digits":
+    if name in EMBEDDED:
         if path is not None:
-            raise ValueError(f"digits is embedded and takes no path, got {str(path)!r}")
-        return load_digits(split)
+            raise ValueError(f"{name} is embedded and takes no path, got {str(path)!r}")
+        return load_digits(split) if name == "digits" else _motion().load_gait(split)
     source = None if path is None else Path(path).expanduser()
     if name in HUB:
         return load_table(name, split, source)
     if source is None:
-        wanted = "a folder of pictures" if name == "images" else "a .npy or .npz file"
-        raise ValueError(f"data {name!r} needs a path: pass {wanted} with --data.path")
+        raise ValueError(f"data {name!r} needs a path: pass {WANTED[name]} with --data.path")
     if name == "images":
         return load_images(split, source, DEFAULT_SIZE if size is None else size)
-    return load_array(split, source)
+    return load_array(split, source) if name == "array" else _motion().load_lafan1(split, source)
+
+
+def _motion() -> ModuleType:
+    """daps.data.motion, which loads torch; `import daps` need not wait for that."""
+    from daps.data import motion
+
+    return motion

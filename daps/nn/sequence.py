@@ -90,6 +90,50 @@ class SequenceHead(nn.Module):
         return frames.unflatten(1, (self.numbers, -1)).transpose(2, 3)
 
 
+class Local(nn.Module):
+    """h + a perceptron of each token and its two neighbours: [N, T, D] -> [N, T, D]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.neighbours, self.project = nn.Conv1d(width, width, 3, padding=1), linear(width, width)
+
+    def forward(self, h: Float[Tensor, "N T D"]) -> Float[Tensor, "N T D"]:
+        """The same shape; the norm is of each token alone, so nothing reaches farther than one token."""
+        mixed = self.neighbours(F.relu(self.norm(h)).transpose(1, 2)).transpose(1, 2)
+        return h + self.project(F.relu(mixed))
+
+
+class LocalSequenceHead(nn.Module):
+    """Tokens -> P numbers per value of each frame by convolutions over time: a token reaches only frames near its own.
+
+    Args:
+        tokens: T.
+        shape: (frames, channels) of the output; T and the frames are multiples, one of the other.
+        numbers: P.
+        width: channels of a token.
+        hidden: channels of the residual blocks.
+        blocks: residual blocks; each widens the reach of a token by one.
+    """
+
+    def __init__(self, tokens: int, shape: tuple[int, int], numbers: int, width: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        frames, channels = shape
+        self.numbers = numbers
+        self.enter = linear(width, hidden)
+        self.blocks = nn.ModuleList(Local(hidden) for _ in range(blocks))
+        self.norm = nn.LayerNorm(hidden)
+        self.convolution = resample(hidden, numbers * channels, tokens, frames)
+
+    def forward(self, tokens: Float[Tensor, "N T D"]) -> Float[Tensor, "N P F C"]:
+        """Frames in order of time."""
+        h = self.enter(tokens)
+        for block in self.blocks:
+            h = block(h)
+        frames = self.convolution(F.relu(self.norm(h)).transpose(1, 2))
+        return frames.unflatten(1, (self.numbers, -1)).transpose(2, 3)
+
+
 class FlatHead(nn.Module):
     """Tokens -> values: all tokens side by side through one perceptron."""
 

@@ -4,7 +4,7 @@ Rows are ordered datum first: the K samples of one datum are neighbours, so [B*K
 lets all samples of a datum attend to the one copy of that datum's memory. Nothing is repeated K times.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,34 @@ class KVCache(NamedTuple):
         return KVCache(self.keys.repeat_interleave(k, 1), self.values.repeat_interleave(k, 1), self.length)
 
 
+class KVTrail(NamedTuple):
+    """A cache that gradients pass through: what each layer was given so far, joined anew at every step.
+
+    The lists are shared between a trail and its successor, so use only the newest one.
+    """
+
+    past: tuple[list[KeyValue], ...]
+    length: int
+
+    @staticmethod
+    def empty(layers: int) -> "KVTrail":
+        """Of no tokens."""
+        return KVTrail(tuple([] for _ in range(layers)), 0)
+
+    def written(self, layer: int, new: KeyValue) -> KeyValue:
+        """As KVCache.written."""
+        self.past[layer].append(new)
+        keys, values = zip(*self.past[layer], strict=True)
+        return KeyValue(torch.cat(keys, 2), torch.cat(values, 2))
+
+    def advanced(self, tokens: int = 1) -> "KVTrail":
+        """The trail after so many more tokens."""
+        return self._replace(length=self.length + tokens)
+
+
+Cache = TypeVar("Cache", KVCache, KVTrail)
+
+
 def sinusoids(positions: int, width: int) -> Float[Tensor, "S D"]:
     """Fixed sinusoidal position codes: sines in the even channels, cosines in the odd ones."""
     rates = 10_000.0 ** (-torch.arange(0, width, 2) / width)
@@ -73,7 +101,7 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "N S D"],
         causal: int = 0,
-        cache: KVCache | None = None,
+        cache: KVCache | KVTrail | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "N S D"]:
         """Attends within x, or, given a cache, from the new tokens in x to themselves and all before them.
@@ -144,7 +172,7 @@ class Block(nn.Module):
         x: Float[Tensor, "N S D"],
         causal: int = 0,
         memory: KeyValue | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | KVTrail | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "N S D"]:
         """One residual block; `cache` and `layer` as in SelfAttention, `memory` as in CrossAttention."""

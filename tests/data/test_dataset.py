@@ -95,9 +95,9 @@ def test_one_line_is_one_printable_line():
     ("arguments", "options", "message"),
     [
         (("digit", "train"), {}, "data: no data set is called 'digit' (did you mean 'digits'?): "
-         "use digits, mnist, cifar10, images, array"),
+         "use digits, mnist, cifar10, images, array, lafan1, gait"),
         (("zzz", "train"), {}, "data: no data set is called 'zzz': "
-         "use digits, mnist, cifar10, images, array"),
+         "use digits, mnist, cifar10, images, array, lafan1, gait"),
         (("digits", "test"), {}, "split must be 'train' or 'validation', got 'test'"),
         (("digits", "train"), {"path": "x"}, "digits is embedded and takes no path, got 'x'"),
         (("mnist", "train"), {"size": 28}, "size belongs to images; mnist has its own, got 28: "
@@ -116,7 +116,7 @@ def test_bad_arguments_are_named(arguments, options, message):
 
 
 def test_names_are_listed():
-    assert NAMES == ("digits", "mnist", "cifar10", "images", "array")
+    assert NAMES == ("digits", "mnist", "cifar10", "images", "array", "lafan1", "gait")
 
 
 def test_import_is_light():
