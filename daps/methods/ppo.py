@@ -26,7 +26,7 @@ from daps.methods.sampled import CreditKind, SampledConfig, credit_part, figures
 from daps.proposal import Sampled
 from daps.scaling import Scaling
 
-ROUNDING = 1e-3  # nats; rewards that differ by less are equal
+ROUNDING = 0.01  # nats; rewards that differ by less are equal
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ class RLOO(Autoencoder):
         E_q[(R - baseline) grad log q],     R = log p(x|z) - beta log q(z|x),
 
     as E_q[grad log q] = 0. The baseline of a sample is the mean R of the others, on which it has no influence. The
-    centred weights of DAPS tend to multiples of R - baseline as its trust region shrinks. The decoder is fitted by plain
-    maximum likelihood on the same samples.
+    centred weights of DAPS tend to multiples of R - baseline as its trust region shrinks. The decoder is fitted by
+    plain maximum likelihood on the same samples.
 
     Args:
         encoder, decoder, data_shape, scaling: as in Autoencoder; local credit asks for a `daps.decoder.Decoder`.

@@ -127,7 +127,7 @@ def test_sleep_fits_the_encoder_to_dreams(kind: str, x: Tensor) -> None:
     dreamt = gradients_of(model, -log_q)
     expected = {name: found[0.0][name] + 0.7 * dreamt[name] for name in dreamt}
     assert_same(found[0.7], expected, "encoder")
-    assert float(metrics["sleep_log_q"]) == pytest.approx(float(log_q), rel=1e-12)
+    assert float(metrics["sleep_log_q"]) == pytest.approx(log_q.item(), rel=1e-12)
 
 
 def test_dreams_are_of_all_codes_alike_and_as_the_decoder_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
