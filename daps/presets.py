@@ -11,7 +11,18 @@ from typing import Any
 
 from daps.architecture import Architecture
 from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
-from daps.methods import BSQConfig, DAPSConfig, FSQConfig, LFQConfig, MethodConfig, VQVAEConfig
+from daps.methods import (
+    BSQConfig,
+    DAPSConfig,
+    FSQConfig,
+    LFQConfig,
+    MethodConfig,
+    PPOConfig,
+    RLOOConfig,
+    RWSConfig,
+    VIMCOConfig,
+    VQVAEConfig,
+)
 from daps.suggest import did_you_mean
 
 
@@ -61,6 +72,10 @@ PRESETS: dict[str, Preset] = {
                  "vqvae": Variant(VQVAEConfig(dimension=8)),
                  "lfq":  Variant(LFQConfig()),
                  "bsq":  Variant(BSQConfig()),
+                 "rloo": Variant(RLOOConfig(trained=2, beta_first=1.0)),
+                 "vimco": Variant(VIMCOConfig(trained=2, beta_first=1.0, beta_last=0.01)),
+                 "rws":  Variant(RWSConfig(trained=2, beta_first=1.0, beta_last=0.01)),
+                 "ppo":  Variant(PPOConfig(trained=2, beta_first=1.0)),
                  "fsq":  Variant(FSQConfig((4, 4)))},
     ),
     "mnist": Preset(
@@ -73,8 +88,13 @@ PRESETS: dict[str, Preset] = {
         methods={"daps": Variant(DAPSConfig(samples=16, trained=2, scoring="auto", beta_first=0.5, beta_last=0.01,
                                             ess_fraction=0.33, fullness=1.0)),
                  "vqvae": Variant(VQVAEConfig(commitment=0.05, dimension=8, revival=0.3), _parallel((2, 4), 2, 7, 256)),
-                 "lfq":  Variant(LFQConfig(commitment=0.002, entropy=0.03, temperature=4.0), _parallel((2, 4), 2, 7, 256)),
+                 "lfq":  Variant(LFQConfig(commitment=0.002, entropy=0.03, temperature=4.0),
+                                 _parallel((2, 4), 2, 7, 256)),
                  "bsq":  Variant(BSQConfig(commitment=0.0, entropy=0.1), _parallel((2, 4), 2, 7, 256)),
+                 "rloo": Variant(RLOOConfig(trained=2, scoring="auto")),
+                 "vimco": Variant(VIMCOConfig(trained=2, scoring="auto", beta_first=0.5, beta_last=0.01)),
+                 "rws":  Variant(RWSConfig(trained=2, scoring="auto", beta_first=1.0, beta_last=0.01)),
+                 "ppo":  Variant(PPOConfig(trained=2, scoring="auto")),
                  "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
     "mnist-paper": Preset(
@@ -86,6 +106,7 @@ PRESETS: dict[str, Preset] = {
         methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
                  "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
                                   _parallel((2, 4), 2, 7, 256)),
+                 "ppo":  Variant(PPOConfig(samples=8, updates=2, clip=0.2, beta_first=1.0, beta_last=0.01)),
                  "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
     ),
     "cifar10": Preset(
@@ -100,6 +121,10 @@ PRESETS: dict[str, Preset] = {
                  "vqvae": Variant(VQVAEConfig(dimension=8)),
                  "lfq":  Variant(LFQConfig()),
                  "bsq":  Variant(BSQConfig()),
+                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0)),
+                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
+                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
+                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0)),
                  "fsq":  Variant(FSQConfig((8, 8, 8)))},
     ),
     "cifar10-paper": Preset(
@@ -126,6 +151,10 @@ PRESETS: dict[str, Preset] = {
                  "vqvae": Variant(VQVAEConfig(dimension=8)),
                  "lfq":  Variant(LFQConfig()),
                  "bsq":  Variant(BSQConfig()),
+                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
+                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
+                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
+                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
                  "fsq":  Variant(FSQConfig((8, 8, 8)))},
     ),
     "array": Preset(
@@ -138,6 +167,10 @@ PRESETS: dict[str, Preset] = {
                  "vqvae": Variant(VQVAEConfig(dimension=8)),
                  "lfq":  Variant(LFQConfig()),
                  "bsq":  Variant(BSQConfig()),
+                 "rloo": Variant(RLOOConfig(trained=2, beta_first=2.0, beta_last=0.05)),
+                 "vimco": Variant(VIMCOConfig(trained=2, beta_first=2.0, beta_last=0.05)),
+                 "rws":  Variant(RWSConfig(trained=2, beta_first=2.0, beta_last=0.05)),
+                 "ppo":  Variant(PPOConfig(trained=2, beta_first=2.0, beta_last=0.05)),
                  "fsq":  Variant(FSQConfig((8, 8)))},
     ),
     "gait": Preset(
