@@ -153,7 +153,7 @@ def test_array_preset_takes_vectors_and_sequences(tmp_path: Path, shape: tuple[i
 ERRORS = {
     "no command 'trian'; choose train.*did you mean train": "trian digits",
     "no 'digitz'; choose digits.*did you mean digits": "train digitz",
-    "no 'vqvea' for preset digits; choose daps, fsq": "train digits --method vqvea",
+    "no 'vqvea' for preset digits; choose daps, ": "train digits --method vqvea",
     "--method: wants a value": "train digits --method",
     "no option '--train.step'.*did you mean --train.steps": "train digits --train.step 3",
     "train.steps: invalid literal": "train digits --train.steps many",

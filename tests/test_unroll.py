@@ -1,4 +1,4 @@
-"""Emitting codes with gradient: against recomputing every prefix from the start, teacher forcing, finite differences."""
+"""Emitting codes with gradient: against recomputing every prefix anew, teacher forcing and finite differences."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from builders import normal
 from daps.architecture import Architecture
@@ -93,16 +93,29 @@ def test_codes_follow_the_encoders_distribution(encoder: AutoregressiveEncoder, 
     assert float((one_hots.mean(0) - other.mean(0)).abs().max()) < 5 * math.sqrt(2 * 0.25 / count)
 
 
-def test_mixtures_agree_with_finite_differences(encoder: AutoregressiveEncoder, x: Tensor) -> None:
-    """With a smooth choice all is smooth."""
+class Unrolled(nn.Module):
+    """The encoder with `unroll`, of a smooth choice, as its forward pass."""
 
-    def value(x: Tensor, *parameters: Tensor) -> Tensor:
-        named = dict(zip([name for name, _ in encoder.named_parameters()], parameters, strict=True))
-        with torch.nn.utils.stateless._reparametrize_module(encoder, named):
-            one_hots, logits = encoder.unroll(x, K, lambda scores: (2 * scores).softmax(-1))
+    def __init__(self, encoder: AutoregressiveEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        one_hots, logits = self.encoder.unroll(x, K, lambda scores: (2 * scores).softmax(-1))
         return torch.cat([one_hots * normal(K, 1, T, V), logits.log_softmax(-1)]).sum((0, 2, 3))
 
-    inputs = (x.requires_grad_(), *[p.detach().requires_grad_() for p in encoder.parameters()])
+
+def test_mixtures_agree_with_finite_differences(encoder: AutoregressiveEncoder, x: Tensor) -> None:
+    """With a smooth choice all is smooth."""
+    module = Unrolled(encoder)
+    names = [name for name, _ in module.named_parameters()]
+
+    def value(x: Tensor, *parameters: Tensor) -> Tensor:
+        found = torch.func.functional_call(module, dict(zip(names, parameters, strict=True)), (x,))
+        assert isinstance(found, Tensor)
+        return found
+
+    inputs = (x.requires_grad_(), *[p.detach().requires_grad_() for p in module.parameters()])
     assert torch.autograd.gradcheck(value, inputs, fast_mode=True)
 
 

@@ -223,8 +223,9 @@ class Gumbel(Autoencoder):
                 f"method.through_inputs: needs a daps.encoder.AutoregressiveEncoder, got {type(encoder).__name__}; "
                 "switch it off to take the codes as given there"
             )
-        self.beta = Exponential(config.beta_first, config.beta_last, max(steps, 1))
-        self.temperature = Exponential(config.temperature_first, config.temperature_last, max(steps, 1))
+        self.steps = max(steps, 1)
+        self.beta = Exponential(config.beta_first, config.beta_last, self.steps)
+        self.temperature = Exponential(config.temperature_first, config.temperature_last, self.steps)
 
     def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of a batch in natural units: reconstruction + price of KL."""
