@@ -13,6 +13,21 @@ from daps.scaling import Affine
 NETS = Architecture(
     num_tokens=3, vocab_size=4, width=8, heads=2, patches=(3,), hidden=(8,), variance=(0.1, 1.0), data_shape=(6,)
 )
+SHAPES: dict[str, tuple[int, ...]] = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "mnist-paper": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "cifar10-paper": (3, 32, 32),
+    "images": (3, 64, 64),
+    "imagenet64": (3, 64, 64),
+    "imagenet256": (3, 256, 256),
+    "imagenet256-paper": (3, 256, 256),
+    "array": (11,),
+    "gait": (32, 36),
+    "lafan1": (32, 36),
+    "lafan1-paper": (32, 36),
+}
 K = 6
 CONFIG = DAPSConfig(samples=K, ess_fraction=0.5, beta_first=0.4, beta_last=0.1)
 STEPS = 10

@@ -1,16 +1,7 @@
-"""Every experiment is a row of one table: `daps train PRESET [--method NAME]`.
-
-`mnist-paper`, `cifar10-paper` and `lafan1-paper` carry the values of the paper (DAPS, ICLR 2026, appendix); all others
-are ours.
-A method's row may change the networks where its encoder is of another kind.
-"""
-
-import dataclasses
-from dataclasses import dataclass, field
-from typing import Any
+"""Our own presets: tuned for time to quality, the same number of parameters for every method (docs/compare.md)."""
 
 from daps.architecture import Architecture
-from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
+from daps.config import DataConfig, TrainConfig
 from daps.methods import (
     BSQConfig,
     DAPSConfig,
@@ -18,50 +9,16 @@ from daps.methods import (
     GRMCKConfig,
     GumbelConfig,
     LFQConfig,
-    MethodConfig,
     PPOConfig,
     RLOOConfig,
     RWSConfig,
     VIMCOConfig,
     VQVAEConfig,
 )
-from daps.suggest import did_you_mean
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method's settings, and what it changes of the preset's networks and training."""
-
-    method: MethodConfig
-    nets: dict[str, Any] = field(default_factory=dict)
-    train: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Data, networks and training of an experiment, and what each method makes of them."""
-
-    about: str
-    data: DataConfig
-    nets: Architecture
-    train: TrainConfig
-    methods: dict[str, Variant]
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-
-
-def _parallel(patches: tuple[int, ...], layers: int, mlp_ratio: int, vocab_size: int) -> dict[str, Any]:
-    """Changes of networks for encoders with one patch per token and self-attention alone."""
-    return {
-        "encoder_kind": "parallel",
-        "patches": patches,
-        "trunk_layers": layers,
-        "mlp_ratio": mlp_ratio,
-        "vocab_size": vocab_size,
-    }
-
+from daps.presets.row import Preset, Variant, parallel
 
 # fmt: off
-PRESETS: dict[str, Preset] = {
+OURS: dict[str, Preset] = {
     "digits": Preset(
         about="scikit-learn's 8 x 8 digits, embedded, 8 tokens of 16 symbols (32 bits): half a minute",
         data=DataConfig("digits"),
@@ -91,27 +48,17 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=6_000, batch_size=128, optimizer="muon", learning_rate=5e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=16, trained=2, scoring="auto", beta_first=0.5, beta_last=0.01,
                                             ess_fraction=0.33, fullness=1.0)),
-                 "vqvae": Variant(VQVAEConfig(commitment=0.05, dimension=8, revival=0.3), _parallel((2, 4), 2, 7, 256)),
+                 "gumbel": Variant(GumbelConfig(temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(temperature_last=0.5)),
+                 "vqvae": Variant(VQVAEConfig(commitment=0.05, dimension=8, revival=0.3), parallel((2, 4), 2, 7, 256)),
                  "lfq":  Variant(LFQConfig(commitment=0.002, entropy=0.03, temperature=4.0),
-                                 _parallel((2, 4), 2, 7, 256)),
-                 "bsq":  Variant(BSQConfig(commitment=0.0, entropy=0.1), _parallel((2, 4), 2, 7, 256)),
+                                 parallel((2, 4), 2, 7, 256)),
+                 "bsq":  Variant(BSQConfig(commitment=0.0, entropy=0.1), parallel((2, 4), 2, 7, 256)),
                  "rloo": Variant(RLOOConfig(trained=2, scoring="auto")),
                  "vimco": Variant(VIMCOConfig(trained=2, scoring="auto", beta_first=0.5, beta_last=0.01)),
                  "rws":  Variant(RWSConfig(trained=2, scoring="auto", beta_first=1.0, beta_last=0.01)),
                  "ppo":  Variant(PPOConfig(trained=2, scoring="auto")),
-                 "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
-    ),
-    "mnist-paper": Preset(
-        about="MNIST, binarised, 8 tokens of 256 symbols (64 bits), as in the paper",
-        data=DataConfig("mnist", scaling="binarise"),
-        nets=Architecture(num_tokens=8, vocab_size=256, width=64, patches=(2, 4), hidden=(64, 256),
-                          likelihood_kind="bernoulli"),
-        train=TrainConfig(steps=250_000, batch_size=256),
-        methods={"daps": Variant(DAPSConfig(beta_first=0.5, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
-                 "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
-                                  _parallel((2, 4), 2, 7, 256)),
-                 "ppo":  Variant(PPOConfig(samples=8, updates=2, clip=0.2, beta_first=1.0, beta_last=0.01)),
-                 "fsq":  Variant(FSQConfig((8, 6, 5)), _parallel((2, 4), 2, 7, 240))},
+                 "fsq":  Variant(FSQConfig((8, 6, 5)), parallel((2, 4), 2, 7, 240))},
     ),
     "cifar10": Preset(
         about="CIFAR-10, 64 tokens of 512 symbols (576 bits), tuned for time to quality (docs/learning.md)",
@@ -122,26 +69,16 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
                                             beta_last=0.01, fullness=1.0)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8)),
-                 "lfq":  Variant(LFQConfig()),
-                 "bsq":  Variant(BSQConfig()),
+                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((8, 8), 2, 5, 512)),
+                 "lfq":  Variant(LFQConfig(), parallel((8, 8), 2, 5, 512)),
+                 "bsq":  Variant(BSQConfig(), parallel((8, 8), 2, 5, 512)),
                  "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0)),
                  "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
                  "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
                  "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0)),
-                 "fsq":  Variant(FSQConfig((8, 8, 8)))},
-    ),
-    "cifar10-paper": Preset(
-        about="CIFAR-10, 64 tokens of 512 symbols (576 bits), as in the paper",
-        data=DataConfig("cifar10"),
-        nets=Architecture(num_tokens=64, vocab_size=512, width=128, patches=(8, 8), trunk_layers=2, token_layers=2,
-                          decoder_kind="conv", hidden=(64,), decoder_grid=(8, 8), norm="batch",
-                          variance=(1e-3, 4.0)),
-        train=TrainConfig(steps=250_000, batch_size=256),
-        methods={"daps": Variant(DAPSConfig(beta_first=6.0, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
-                 "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
-                                  _parallel((8, 8), 4, 6, 512)),
-                 "fsq":  Variant(FSQConfig((8, 8, 8)), _parallel((8, 8), 4, 6, 512))},
+                 "fsq":  Variant(FSQConfig((8, 8, 8)), parallel((8, 8), 2, 5, 512))},
     ),
     "images": Preset(
         about="your own pictures at 64 x 64, 64 tokens of 512 symbols (72 bytes)",
@@ -152,14 +89,56 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
                                             beta_last=0.05, fullness=1.0)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8)),
-                 "lfq":  Variant(LFQConfig()),
-                 "bsq":  Variant(BSQConfig()),
+                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((8, 8), 2, 5, 512)),
+                 "lfq":  Variant(LFQConfig(), parallel((8, 8), 2, 5, 512)),
+                 "bsq":  Variant(BSQConfig(), parallel((8, 8), 2, 5, 512)),
                  "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
                  "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
                  "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
                  "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
-                 "fsq":  Variant(FSQConfig((8, 8, 8)))},
+                 "fsq":  Variant(FSQConfig((8, 8, 8)), parallel((8, 8), 2, 5, 512))},
+    ),
+    "imagenet64": Preset(
+        about="pictures at 64 x 64, 256 tokens of 1024 symbols (320 bytes); --data.path ImageNet or another folder",
+        data=DataConfig("images", size=64),
+        nets=Architecture(num_tokens=256, vocab_size=1024, width=128, patches=(16, 16), trunk_layers=2, mlp_ratio=4,
+                          encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
+                          decoder_grid=(16, 16), norm="group", variance=(0.01, 1.0)),
+        train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
+        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
+                                            beta_last=0.05, fullness=1.0)),
+                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((16, 16), 2, 6, 1024)),
+                 "lfq":  Variant(LFQConfig(), parallel((16, 16), 2, 6, 1024)),
+                 "bsq":  Variant(BSQConfig(), parallel((16, 16), 2, 6, 1024)),
+                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
+                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
+                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
+                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
+                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)), parallel((16, 16), 2, 6, 1024))},
+    ),
+    "imagenet256": Preset(
+        about="pictures at 256 x 256, 1024 tokens of 1024 symbols (1.28 kB); --data.path ImageNet or another folder",
+        data=DataConfig("images", size=256),
+        nets=Architecture(num_tokens=1024, vocab_size=1024, width=128, patches=(32, 32), trunk_layers=2, mlp_ratio=4,
+                          encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
+                          decoder_grid=(32, 32), norm="group", variance=(0.01, 1.0)),
+        train=TrainConfig(steps=50_000, batch_size=8, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
+        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
+                                            beta_last=0.05, fullness=1.0)),
+                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((32, 32), 2, 6, 1024)),
+                 "lfq":  Variant(LFQConfig(), parallel((32, 32), 2, 6, 1024)),
+                 "bsq":  Variant(BSQConfig(), parallel((32, 32), 2, 6, 1024)),
+                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
+                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
+                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
+                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
+                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)), parallel((32, 32), 2, 6, 1024))},
     ),
     "array": Preset(
         about="your own vectors from an .npy or .npz file, 8 tokens of 64 symbols (48 bits)",
@@ -168,6 +147,8 @@ PRESETS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", variance=(0.01, 1.0)),
         train=TrainConfig(steps=5_000, batch_size=128, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=16, trained=2, beta_first=2.0, beta_last=0.05, fullness=1.0)),
+                 "gumbel": Variant(GumbelConfig(beta_first=2.0, beta_last=0.05, temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(beta_first=2.0, beta_last=0.05, temperature_last=0.5)),
                  "vqvae": Variant(VQVAEConfig(dimension=8)),
                  "lfq":  Variant(LFQConfig()),
                  "bsq":  Variant(BSQConfig()),
@@ -186,6 +167,15 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=800, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.05),
         methods={"daps": Variant(DAPSConfig(samples=8, ess_fraction=0.5, trained=1, credit="local", reach=1,
                                             beta_first=1.0, beta_last=0.01, fullness=1.0)),
+                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8)),
+                 "lfq":  Variant(LFQConfig()),
+                 "bsq":  Variant(BSQConfig()),
+                 "rloo": Variant(RLOOConfig(samples=8, trained=1, credit="local", reach=1, beta_first=1.0)),
+                 "vimco": Variant(VIMCOConfig(samples=8, trained=1, beta_first=1.0, beta_last=0.01)),
+                 "rws":  Variant(RWSConfig(samples=8, trained=1, beta_first=1.0, beta_last=0.01)),
+                 "ppo":  Variant(PPOConfig(samples=8, trained=1, credit="local", reach=1, beta_first=1.0)),
                  "fsq":  Variant(FSQConfig((8, 8)))},
     ),
     "lafan1": Preset(
@@ -197,34 +187,16 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", reach=2,
                                             beta_first=1.0, beta_last=0.01, fullness=1.0)),
-                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)))},
-    ),
-    "lafan1-paper": Preset(
-        about="LAFAN1 on the Unitree G1, 32 frames as 64 tokens of 1024 symbols (640 bits), as in the paper",
-        data=DataConfig("lafan1"),
-        nets=Architecture(num_tokens=64, vocab_size=1024, width=128, patches=(64,), trunk_layers=2, token_layers=2,
-                          decoder_kind="transformer", variance=(0.25, 0.25)),
-        train=TrainConfig(steps=250_000, batch_size=256),
-        methods={"daps": Variant(DAPSConfig(beta_first=3.0, beta_last=0.01, ess_fraction=0.33, eta="gradient")),
-                 "fsq":  Variant(FSQConfig((10, 10, 10)), _parallel((64,), 4, 6, 1000))},
+                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
+                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
+                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((64,), 2, 6, 1024)),
+                 "lfq":  Variant(LFQConfig(), parallel((64,), 2, 6, 1024)),
+                 "bsq":  Variant(BSQConfig(), parallel((64,), 2, 6, 1024)),
+                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", reach=2, beta_first=1.0)),
+                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
+                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
+                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", reach=2, beta_first=1.0)),
+                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)), parallel((64,), 2, 6, 1024))},
     ),
 }
 # fmt: on
-
-
-def preset(name: str, method: str = "daps") -> Config:
-    """The settings of a preset under a method.
-
-    Raises:
-        ValueError: no such preset, or no such method; the message lists those that exist.
-    """
-    row = PRESETS.get(name)
-    if row is None:
-        raise ValueError(f"preset: no {name!r}; choose {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
-    if method not in row.methods:
-        near = did_you_mean(method, row.methods)
-        raise ValueError(f"method: no {method!r} for preset {name}; choose {', '.join(row.methods)}{near}")
-    variant = row.methods[method]
-    nets = dataclasses.replace(row.nets, **variant.nets)
-    train = dataclasses.replace(row.train, **variant.train)
-    return Config(name, row.data, nets, variant.method, train, row.runtime)
