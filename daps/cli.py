@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
@@ -22,6 +22,9 @@ from daps.methods import METHODS, MethodConfig
 from daps.presets import PRESETS, preset
 from daps.suggest import did_you_mean
 from daps.version import VERSION
+
+if TYPE_CHECKING:
+    from daps.features import FeatureConfig
 
 DEVICE = arg(help="cpu, cuda, mps, or auto: the first accelerator found.")
 
@@ -45,23 +48,15 @@ class TrainOptions:
 RUN = arg(metavar="RUN", help="Run folder, as daps train writes it.")
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """Evaluate a run on the whole validation split; prints a table and writes evaluation.json."""
+HERE = arg(name="")
 
-    run: Annotated[Positional[Path], RUN]
-    split: str = "validation"
-    """train or validation."""
+
+@dataclass(frozen=True)
+class Measures:
+    """What an evaluation measures."""
+
     samples: int = 8
     """Code sequences per datum for the likelihoods."""
-    limit: int | None = None
-    """Only the first so many data."""
-    batch_size: int = 100
-    """Data at a time."""
-    seed: int = 0
-    """Of the samples."""
-    data_path: str | None = None
-    """Where the data are now, if they have moved."""
     robot: Path | None = None
     """MJCF file of the robot that motion is of (Unitree G1), for the errors of its joints' positions in mm."""
     features: tuple[str, ...] = ()
@@ -72,6 +67,24 @@ class EvalOptions:
     """.npz with mu and sigma of Inception's features, such as ADM's: the FID to these, as the paper reports."""
     lpips: Path | None = None
     """AlexNet's ImageNet weights, torchvision's file, for LPIPS."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Evaluate a run on the whole validation split; prints a table and writes evaluation.json."""
+
+    run: Annotated[Positional[Path], RUN]
+    split: str = "validation"
+    """train or validation."""
+    limit: int | None = None
+    """Only the first so many data."""
+    batch_size: int = 100
+    """Data at a time."""
+    seed: int = 0
+    """Of the samples."""
+    data_path: str | None = None
+    """Where the data are now, if they have moved."""
+    given: Annotated[Measures, HERE] = Measures()
     device: Annotated[str, DEVICE] = "auto"
 
 
@@ -90,13 +103,13 @@ class CompareOptions:
     steps: int | None = None
     """Steps of every training; the presets' own if left out."""
     seconds: float | None = None
-    """Instead of steps: seconds of training for every method, at the pace measured on this machine."""
+    """Instead of steps: seconds of training for every method, at the pace measured on this machine; on a CPU, of
+    processor time."""
     data_path: str | None = None
     """Where the data are, as --data.path of daps train."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
-    samples: int = 8
-    """Code sequences per datum for the likelihoods of the evaluation."""
+    given: Annotated[Measures, HERE] = Measures()
     run: Path | None = None
     """Folder of the comparison, with a run folder for each training; runs/compare-PRESET if left out."""
     collect: bool = False
@@ -179,14 +192,18 @@ def run_eval(arguments: Sequence[str]) -> None:
     """daps eval RUN [--options]."""
     options = _parse(EvalOptions, arguments, "daps eval")
     from daps.evaluate import Protocol, evaluate_run
-    from daps.features import FeatureConfig
     from daps.tables import print_evaluation
 
-    counts = (options.samples, options.batch_size, options.limit, options.seed)
-    protocol = Protocol(*counts, robot=options.robot, progress=True)
-    features = FeatureConfig(options.features, options.inception, options.statistics, options.lpips)
+    counts = (options.given.samples, options.batch_size, options.limit, options.seed)
+    protocol = Protocol(*counts, robot=options.given.robot, progress=True)
     place = (options.split, options.data_path, options.device)
-    print_evaluation(evaluate_run(options.run, protocol, *place, features))
+    print_evaluation(evaluate_run(options.run, protocol, *place, _features(options.given)))
+
+
+def _features(given: Measures) -> "FeatureConfig":
+    from daps.features import FeatureConfig
+
+    return FeatureConfig(given.features, given.inception, given.statistics, given.lpips)
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -194,6 +211,7 @@ def run_compare(arguments: Sequence[str]) -> None:
     end = [*arguments, "--"].index("--")
     options = _parse(CompareOptions, arguments[:end], "daps compare")
     from daps.compare import Contestant, Plan, Stopped, compare, table
+    from daps.evaluate import Protocol
     from daps.tables import print_lines
 
     given = [*arguments[end + 1 :], "--runtime.threads", str(options.threads)]
@@ -202,7 +220,8 @@ def run_compare(arguments: Sequence[str]) -> None:
     folder = options.run or Path("runs") / f"compare-{options.preset}"
     contestants = tuple(Contestant.parse(text, options.preset) for text in options.methods)
     seeds, pace = options.seeds, (options.steps, options.seconds)
-    plan = Plan(contestants, seeds, folder, *pace, tuple(given), options.samples, options.device)
+    protocol = Protocol(options.given.samples, robot=options.given.robot)
+    plan = Plan(contestants, seeds, folder, *pace, tuple(given), protocol, _features(options.given), options.device)
     try:
         rows = compare(plan, train=not options.collect)
     except Stopped as stop:  # the training has said why

@@ -17,6 +17,7 @@ import numpy as np
 from daps import plots, report
 from daps.atomic import replacing
 from daps.evaluate import Protocol, evaluate_run
+from daps.features import FeatureConfig
 from daps.presets import preset
 from daps.run import Run, portable_command, write_json
 
@@ -53,7 +54,10 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compare and how. Of `steps` and `seconds` at most one is given; without, the presets' own steps."""
+    """What to compare and how. Of `steps` and `seconds` at most one is given; without, the presets' own steps.
+
+    Seconds are of processor time on a CPU, so that what else the machine does costs no method steps.
+    """
 
     contestants: tuple[Contestant, ...]
     seeds: tuple[int, ...]
@@ -62,8 +66,10 @@ class Plan:
     seconds: float | None = None
     options: tuple[str, ...] = ()
     """Of `daps train`, for all."""
-    samples: int = 8
-    """Code sequences per datum for the likelihoods of the evaluation."""
+    protocol: Protocol = Protocol()
+    """Of the evaluation, of the whole validation split."""
+    features: FeatureConfig = FeatureConfig()
+    """Networks that compare pictures."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -152,18 +158,22 @@ def _steps_within(plan: Plan, contestant: Contestant, seconds: float) -> int:
     if Run(folder).trained_steps() != CALIBRATION:
         _run_daps(arguments)
     rows = [row for row in Run(folder).metrics() if "loss" in row]
-    paces = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in zip(rows, rows[1:], strict=False)]
+    clock = "cpu_seconds" if Run(folder).read_json("environment.json")["device"] == "cpu" else "seconds"
+    paces = [(b[clock] - a[clock]) / (b["step"] - a["step"]) for a, b in zip(rows, rows[1:], strict=False)]
     return max(round(seconds / float(np.median(paces))), 1)
 
 
 def _evaluate(plan: Plan, folder: Path) -> None:
-    """Evaluates the whole validation split, unless that is done for these weights."""
+    """Evaluates the whole validation split, unless all that is asked for is there for these weights."""
     run = Run.open(folder)
     if (folder / "evaluation.json").is_file():
         old = run.read_json("evaluation.json")
-        if (old["step"], old["importance_samples"]) == (run.trained_steps(), plan.samples):
+        known = old.get("features", {}).get("stochastic", {}).keys() | old.get("motion", {}).get("stochastic", {}).keys()
+        wanted = {*plan.features.figures, *(["mpjpe"] if plan.protocol.robot else [])}
+        same = (old["step"], old["importance_samples"]) == (run.trained_steps(), plan.protocol.samples)
+        if same and wanted <= known:
             return
-    evaluate_run(folder, Protocol(plan.samples), device=plan.device)
+    evaluate_run(folder, plan.protocol, device=plan.device, features=plan.features)
 
 
 def row_of(label: str, run: Run) -> dict[str, Any]:

@@ -359,10 +359,19 @@ def evaluate_run(
     }
     if protocol.limit is None or protocol.limit >= len(dataset):
         name = "evaluation" if split == "validation" else f"evaluation_{split}"
+        _keep_features(figures, run, f"{name}.json")
         with replacing(run.path / f"{name}.npz") as file:
             np.savez_compressed(file, **arrays)
         write_json(run.path / f"{name}.json", figures)
     return figures
+
+
+def _keep_features(figures: dict[str, Any], run: Run, name: str) -> None:
+    """Takes over an earlier evaluation's distances in features, if none were asked for now and it was as this one."""
+    old = run.read_json(name) if "features" not in figures and (run.path / name).is_file() else {}
+    alike = [{**one.get("protocol", {}), "features": []} for one in (old, figures)]
+    if "features" in old and old["step"] == figures["step"] and alike[0] == alike[1]:
+        figures["features"], figures["protocol"]["features"] = old["features"], old["protocol"]["features"]
 
 
 def subset(dataset: Dataset, count: int) -> np.ndarray:

@@ -209,6 +209,17 @@ class FeatureConfig:
             if path is not None and not path.is_file():
                 raise ValueError(f"{name}: must be a file, got {path}; check the path")
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the distances asked for, as in FIGURES."""
+        asked = {
+            "rfid": "inception" in self.networks or self.inception,
+            "fid_to_statistics": self.statistics,
+            "frechet_efficientnet_lite0": "efficientnet" in self.networks,
+            "lpips": self.lpips,
+        }
+        return tuple(name for name, wanted in asked.items() if wanted)
+
 
 def measures(config: FeatureConfig, shape: tuple[int, ...], device: str | torch.device = "cpu") -> list[Measure]:
     """Loads the networks that are asked for, to compare data of this shape; each call of a measure starts anew.
