@@ -168,7 +168,9 @@ def _evaluate(plan: Plan, folder: Path) -> None:
     run = Run.open(folder)
     if (folder / "evaluation.json").is_file():
         old = run.read_json("evaluation.json")
-        known = old.get("features", {}).get("stochastic", {}).keys() | old.get("motion", {}).get("stochastic", {}).keys()
+        known = (
+            old.get("features", {}).get("stochastic", {}).keys() | old.get("motion", {}).get("stochastic", {}).keys()
+        )
         wanted = {*plan.features.figures, *(["mpjpe"] if plan.protocol.robot else [])}
         same = (old["step"], old["importance_samples"]) == (run.trained_steps(), plan.protocol.samples)
         if same and wanted <= known:

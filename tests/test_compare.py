@@ -8,6 +8,7 @@ import pytest
 
 from daps.cli import main
 from daps.compare import BETA, Contestant, Plan, compare, markdown, table
+from daps.evaluate import Protocol
 from daps.run import Run, peak_memory, pick_device, portable_command
 
 
@@ -66,7 +67,9 @@ def test_the_table_holds_means_over_seeds_and_half_their_range() -> None:
 def test_a_comparison_from_training_to_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Two methods; each row is what its run folder says, and the same call again trains nothing."""
     contestants = tuple(Contestant.parse(text, "digits") for text in ("daps --train.batch-size 8", "fsq"))
-    plan = Plan(contestants, (0,), tmp_path, steps=3, options=("--runtime.threads", "1"), samples=2, device="cpu")
+    plan = Plan(
+        contestants, (0,), tmp_path, steps=3, options=("--runtime.threads", "1"), protocol=Protocol(2), device="cpu"
+    )
     rows = compare(plan)
     assert rows == json.loads((tmp_path / "compare.json").read_text())
     for one, found in zip(contestants, rows, strict=True):

