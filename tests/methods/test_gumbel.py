@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy.integrate import quad_vec
 from scipy.stats import kstest
-from torch import Tensor, nn
+from torch import Tensor
 
 from builders import NETS, normal
 from daps.encoder import AutoregressiveEncoder, Encoder, sample_tokens
