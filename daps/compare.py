@@ -16,6 +16,7 @@ import numpy as np
 
 from daps import plots, report
 from daps.atomic import replacing
+from daps.entries import Entry, parameters, read_entries
 from daps.evaluate import Protocol, evaluate_run
 from daps.features import FeatureConfig
 from daps.presets import preset
@@ -200,7 +201,7 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
         "gpu_s": None if on_cpu else last.get("seconds"),
         "wall_s": last.get("seconds"),
         "peak_mb": last.get("peak_mb"),
-        "params": report.parameters(config),
+        "params": parameters(config),
         "log_p": figures["log_p"],
         "elbo": figures["elbo"],
         "kl": figures["kl"],
@@ -282,11 +283,11 @@ def _mean(values: list[Any], form: str) -> str:
 
 def page(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     """The report of each method's first run, under the table, with curves of all seeds."""
-    firsts: list[report.Entry] = []
+    firsts: list[Entry] = []
     lines: dict[str, list[plots.Curve]] = {"step": [], "seconds": []}
     for contestant in plan.contestants:
         runs = [plan.run_of(contestant, seed) for seed in plan.seeds]
-        entries = report.read_entries([run for run in runs if (run / "evaluation.json").is_file()])
+        entries = read_entries([run for run in runs if (run / "evaluation.json").is_file()])
         if not entries:
             continue
         style = len(firsts)
@@ -302,6 +303,6 @@ def page(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     return report.render(firsts, report.Summary(table(rows), panels))
 
 
-def _curve(entry: report.Entry, style: int, x: str) -> plots.Curve | None:
+def _curve(entry: Entry, style: int, x: str) -> plots.Curve | None:
     points = [(row[x], row["val_psnr"]) for row in entry.rows if row.get("val_psnr") is not None]
     return plots.Curve(style, *np.array(points, dtype=np.float64).T) if points else None

@@ -15,6 +15,7 @@ from PIL import Image
 
 from daps import plots, report
 from daps.config import Config
+from daps.entries import read_entries
 from daps.methods import Autoencoder
 from daps.pictures import save_comparison
 from daps.presets import preset
@@ -274,7 +275,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / part / "run", evaluated=False, rows=0) for part in ("a", "b")]
-    labels = [entry.label for entry in report.read_entries([*runs, runs[0]])]
+    labels = [entry.label for entry in read_entries([*runs, runs[0]])]
     assert labels == [str(runs[0]), str(runs[1]), f"{runs[0]} #2"]
 
 
