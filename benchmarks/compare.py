@@ -1,0 +1,181 @@
+"""The table of all methods: `daps compare` with the methods, times and networks of each study, kept under docs/.
+
+    python benchmarks/compare.py STUDY DATA [--only METHOD ...] [--seeds 0 1 2] [--seconds S | --steps N]
+                                 [--runs runs/compare] [--device auto] [--robot MJCF] [--collect]
+
+    mnist        all methods, 167 seconds each: what the authors' FSQ took for 5,000 steps (one core, measured)
+    mnist-hour   DAPS, FSQ and VQ-VAE for an hour, with more weight decay than the preset has
+    cifar10      DAPS with either encoder, FSQ, VQ-VAE, Gumbel-softmax, 450 seconds each
+    imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures; also Frechet distances and top-1
+                 agreement by EfficientNet-Lite0
+    lafan1       DAPS, FSQ, VQ-VAE; --robot adds errors in millimetres
+
+Seconds are of processor time on a CPU (one thread each) and of the clock on a GPU. Finished runs are kept and stopped
+ones continue; `--only` and `--seeds` choose what to train now, and what is finished is collected: a row per run into
+docs/results/compare_STUDY.json, curves, reconstructions and codebook use into docs/pictures/compare_STUDY*.png.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from daps.compare import Contestant, Plan, Stopped, compare, markdown
+from daps.data import MOTION
+from daps.evaluate import Protocol
+from daps.features import FeatureConfig
+from daps.pictures import comparison, to_pixels
+from daps.run import Run, write_json
+
+DOCS = Path(__file__).parents[1] / "docs"
+AUTOREGRESSIVE = "daps --nets.encoder-kind autoregressive"
+DECAY = "--train.weight-decay 0.05"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared on a preset, for how many seconds each."""
+
+    preset: str
+    methods: tuple[str, ...]
+    seconds: float
+    features: FeatureConfig = FeatureConfig()
+    samples: int = 8
+
+
+# fmt: off
+STUDIES = {
+    "mnist": Study("mnist", tuple("daps vqvae fsq lfq bsq gumbel grmck rloo vimco rws ppo".split()), 167),
+    "mnist-hour": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 3_600),
+    "cifar10": Study("cifar10", ("daps", AUTOREGRESSIVE, "vqvae", "fsq", "gumbel"), 450),
+    "imagenet256": Study("imagenet256", ("daps", "vqvae", "fsq"), 900, FeatureConfig(("efficientnet",)), 2),
+    "lafan1": Study("lafan1", ("daps", "vqvae", "fsq"), 600),
+}
+# fmt: on
+
+
+def finished(study: Study, runs: Path) -> tuple[tuple[Contestant, ...], tuple[int, ...]]:
+    """The study's methods and seeds with an evaluation."""
+    contestants = [Contestant.parse(text, study.preset) for text in study.methods]
+    found: dict[Contestant, list[int]] = {}
+    for one in contestants:
+        names = [path.parent.name for path in runs.glob(f"{one.slug}_*/evaluation.json")]
+        seeds = [int(name.removeprefix(f"{one.slug}_")) for name in names if name.rpartition("_")[0] == one.slug]
+        if seeds:
+            found[one] = seeds
+    if not found:
+        raise SystemExit(f"no finished run under {runs}")
+    return tuple(found), tuple(sorted({seed for seeds in found.values() for seed in seeds}))
+
+
+def curves(runs: dict[str, list[Run]], path: Path, title: str) -> None:
+    """Validation PSNR against steps and against seconds of training: a line per run, a colour per method."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+    for axis, clock, label in zip(axes, ("step", "seconds"), ("steps", "seconds of training"), strict=True):
+        for number, (name, mine) in enumerate(runs.items()):
+            for run in mine:
+                rows = [row for row in run.metrics() if "val_psnr" in row]
+                on_cpu = clock == "seconds" and run.read_json("environment.json")["device"] == "cpu"
+                x = [row["cpu_seconds" if on_cpu else clock] for row in rows]
+                style = {"color": f"C{number % 10}", "linestyle": ("-", "--")[number // 10], "linewidth": 1.2}
+                axis.plot(x, [row["val_psnr"] for row in rows], label=name if run is mine[0] else None, **style)
+        axis.set(xlabel=label, xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("validation PSNR, dB")
+    axes[0].legend(fontsize=7)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def codebook_use(runs: dict[str, list[Run]], path: Path, title: str) -> None:
+    """How often symbols of a position occur in the greedy codes of the validation split, sorted: means over positions."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, (name, (run, *_)) in enumerate(runs.items()):
+        counts = np.load(run.path / "evaluation.npz")["counts"]
+        shares = np.sort(counts / counts.sum(-1, keepdims=True), -1)[:, ::-1].mean(0)
+        axis.plot(np.arange(1, len(shares) + 1), np.where(shares > 0, shares, np.nan), f"C{number % 10}", label=name)
+        axis.axhline(1 / len(shares), color="grey", linewidth=0.6, linestyle=":")
+    axis.set(xlabel="symbols of a position, by frequency", ylabel="share of the data", yscale="log", title=title)
+    axis.legend(fontsize=7)
+    axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def reconstructions(runs: dict[str, list[Run]], path: Path) -> None:
+    """Originals, as the likelihood sees them, over the greedy reconstructions of each method's first run."""
+    firsts = [mine[0] for mine in runs.values()]
+    model = firsts[0].load_model("cpu")
+    arrays = [np.load(run.path / "evaluation.npz") for run in firsts]
+    originals = model.scaling.inverse(model.scaling(torch.as_tensor(arrays[0]["originals"][:12]))).numpy()
+    images = [originals, *(array["reconstructions"][:12] for array in arrays)]
+    comparison([to_pixels(values, float(model.scaling.peak)) for values in images], least=56).save(path)
+
+
+def collect(name: str, runs: Path) -> None:
+    """Results file, pictures and page of what is finished."""
+    study = STUDIES[name]
+    contestants, seeds = finished(study, runs)
+    rows: list[dict[str, Any]] = compare(Plan(contestants, seeds, runs), train=False)
+    results = DOCS / "results" / f"compare_{name}.json"
+    write_json(results, json.loads(json.dumps(rows), parse_float=lambda text: float(f"{float(text):.6g}")))
+    folders = {
+        one.label: [
+            Run(path) for seed in seeds if ((path := runs / f"{one.slug}_{seed}") / "evaluation.json").is_file()
+        ]
+        for one in contestants
+    }
+    place = DOCS / "pictures"
+    place.mkdir(parents=True, exist_ok=True)
+    curves(folders, place / f"compare_{name}.png", name)
+    codebook_use(folders, place / f"compare_{name}_codebook.png", f"{name}: greedy codes of the validation split")
+    if study.preset not in MOTION:
+        reconstructions(folders, place / f"compare_{name}_images.png")
+    print(markdown(rows))
+
+
+def main() -> None:
+    """Trains what is asked for, then collects all there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("data", help="file or folder, as --data.path of daps train")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="of the study, by their first word; all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seconds", type=float, help="of each training; the study's own")
+    parser.add_argument("--steps", type=int, help="instead of seconds")
+    parser.add_argument("--runs", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--robot", type=Path, help="MJCF file, for errors of motion in millimetres")
+    parser.add_argument("--collect", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    study, runs = STUDIES[options.study], options.runs / options.study
+    if not options.collect:
+        chosen = [text for text in study.methods if not options.only or {text, text.split()[0]} & set(options.only)]
+        seconds = None if options.steps else options.seconds or study.seconds
+        plan = Plan(
+            tuple(Contestant.parse(text, study.preset) for text in chosen),
+            tuple(options.seeds),
+            runs,
+            options.steps,
+            seconds,
+            ("--data.path", options.data, "--runtime.threads", "1"),
+            Protocol(study.samples, robot=options.robot),
+            study.features,
+            options.device,
+        )
+        try:
+            compare(plan)
+        except Stopped as stop:
+            raise SystemExit(stop.code) from None
+    collect(options.study, runs)
+
+
+if __name__ == "__main__":
+    main()
