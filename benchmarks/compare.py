@@ -94,7 +94,7 @@ def curves(runs: dict[str, list[Run]], path: Path, title: str) -> None:
 
 
 def codebook_use(runs: dict[str, list[Run]], path: Path, title: str) -> None:
-    """How often symbols of a position occur in the greedy codes of the validation split, sorted: means over positions."""
+    """How often symbols of a position occur in greedy codes of the validation split, sorted: means over positions."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
