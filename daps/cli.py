@@ -114,6 +114,8 @@ class CompareOptions:
     """Folder of the comparison, with a run folder for each training; runs/compare-PRESET if left out."""
     collect: bool = False
     """Train nothing: make table and page of the runs that are there."""
+    dry_run: bool = False
+    """Print the trainings as commands and stop."""
     device: Annotated[str, DEVICE] = "auto"
 
 
@@ -210,7 +212,7 @@ def run_compare(arguments: Sequence[str]) -> None:
     """daps compare PRESET [--methods ...] [--options] [-- options of daps train]."""
     end = [*arguments, "--"].index("--")
     options = _parse(CompareOptions, arguments[:end], "daps compare")
-    from daps.compare import Contestant, Plan, Stopped, compare, table
+    from daps.compare import Contestant, Plan, Stopped, commands, compare, table
     from daps.evaluate import Protocol
     from daps.tables import print_lines
 
@@ -222,6 +224,9 @@ def run_compare(arguments: Sequence[str]) -> None:
     seeds, pace = options.seeds, (options.steps, options.seconds)
     protocol = Protocol(options.given.samples, robot=options.given.robot)
     plan = Plan(contestants, seeds, folder, *pace, tuple(given), protocol, _features(options.given), options.device)
+    if options.dry_run:
+        print("\n".join(commands(plan)))
+        return
     try:
         rows = compare(plan, train=not options.collect)
     except Stopped as stop:  # the training has said why

@@ -126,6 +126,13 @@ def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
+def commands(plan: Plan) -> list[str]:
+    """The trainings of a plan as command lines; where seconds are given, without the steps that will fill them."""
+    unpaced = dataclasses.replace(plan, seconds=None)
+    jobs = [(contestant, seed) for seed in plan.seeds for contestant in plan.contestants]
+    return [shlex.join(["daps", *_training(unpaced, *job)]) for job in jobs]
+
+
 def _training(plan: Plan, contestant: Contestant, seed: int) -> list[str]:
     """Arguments of `daps train`."""
     steps = plan.steps if plan.seconds is None else _steps_within(plan, contestant, plan.seconds)

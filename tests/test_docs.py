@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -54,16 +55,23 @@ def test_python_blocks_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make` targets exist; `daps train` resolves (--dry-run); every other `daps` command runs on the demo's run."""
+def test_commands_run(
+    page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make` targets exist; trainings resolve, those of `daps compare` too; all other commands run on the demo's run."""
     monkeypatch.chdir(reader)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     for line in blocks(page, "sh").splitlines():
-        words = line.split("#")[0].split()
+        words = shlex.split(line, comments=True)
         if words[:1] == ["make"]:
             assert words[1] in targets, line
         elif words[:2] == ["daps", "train"]:
             main([*words[1:], "--dry-run"])
+        elif words[:2] == ["daps", "compare"]:
+            capsys.readouterr()
+            main(["compare", words[2], "--dry-run", *words[3:]])
+            for training in capsys.readouterr().out.splitlines():
+                main([*shlex.split(training)[1:], "--dry-run"])
         elif words[:1] == ["daps"]:
             assert words[1] in COMMANDS, line
             main(words[1:])
