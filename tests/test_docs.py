@@ -58,7 +58,7 @@ def test_python_blocks_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyP
 def test_commands_run(
     page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`make` targets exist; trainings resolve, those of `daps compare` too; all other commands run on the demo's run."""
+    """`make` targets exist; trainings resolve, `daps compare`'s too; all other commands run on the demo's run."""
     monkeypatch.chdir(reader)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     for line in blocks(page, "sh").splitlines():
