@@ -124,6 +124,13 @@ def test_search_figures_are_those_of_the_results_file() -> None:
             assert shown + f"{1e3 * row['seconds_per_image']:.2f} |" in (ROOT / name).read_text(encoding="utf-8"), shown
 
 
+def test_what_was_not_kept_is_shown_as_it_was_measured() -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    for row in json.loads((ROOT / "docs" / "results" / "not_kept.json").read_text()):
+        shown = f"| {row['variant']} | {row['psnr']:.2f} | {row['beta_elbo']:.1f} | {row['information_bits']:.1f} |"
+        assert f"| {row['cpu_s']:.0f} {shown}" in page, shown
+
+
 def load_benchmark(name: str) -> Any:
     """A script of benchmarks/ as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
