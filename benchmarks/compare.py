@@ -80,7 +80,7 @@ def curves(runs: dict[str, list[Run]], path: Path, title: str) -> None:
     for axis, clock, label in zip(axes, ("step", "seconds"), ("steps", "seconds of training"), strict=True):
         for number, (name, mine) in enumerate(runs.items()):
             for run in mine:
-                rows = [row for row in run.metrics() if "val_psnr" in row]
+                rows = _validations([run])
                 on_cpu = clock == "seconds" and run.read_json("environment.json")["device"] == "cpu"
                 x = [row["cpu_seconds" if on_cpu else clock] for row in rows]
                 style = {"color": f"C{number % 10}", "linestyle": ("-", "--")[number // 10], "linewidth": 1.2}
@@ -88,9 +88,16 @@ def curves(runs: dict[str, list[Run]], path: Path, title: str) -> None:
         axis.set(xlabel=label, xscale="log")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("validation PSNR, dB")
-    axes[0].legend(fontsize=7)
+    axes[0].set_ylim(
+        bottom=np.quantile([row["val_psnr"] for mine in runs.values() for row in _validations(mine)], 0.05)
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def _validations(runs: list[Run]) -> list[dict[str, Any]]:
+    return [row for run in runs for row in run.metrics() if "val_psnr" in row]
 
 
 def codebook_use(runs: dict[str, list[Run]], path: Path, title: str) -> None:
