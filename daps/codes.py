@@ -53,7 +53,7 @@ def encode_files(
         tiles = clips.read_tiles(source)
         values, names, extra = tiles.values, tiles.names, {"starts": tiles.starts, "lengths": tiles.lengths}
     else:
-        values, names = read_input(source, model.data_shape, peak=float(model.scaling.peak))
+        values, names = read_input(source, model.data_shape, peak=float(model.scaling.peak.max()))
     generator = torch.Generator().manual_seed(seed)
     batches = range(0, len(values), batch_size)
     parts = [
@@ -91,7 +91,7 @@ def decode_files(folder: Path, source: Path, target: Path, batch_size: int, devi
     if run.config().data.name in MOTION and target.suffix not in arrays.SUFFIXES:
         clips.write_clips(target, clips.join(values, names, *read_places(source, len(codes))))
     else:
-        write_output(target, values, names, peak=float(model.scaling.peak))
+        write_output(target, values, names, peak=float(model.scaling.peak.max()))
     return len(codes)
 
 

@@ -120,9 +120,9 @@ class Config:
         """The method's key in METHODS."""
         return next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
 
-    def scaling(self, statistics: tuple[Any, Any], peak: float) -> Scaling:
+    def scaling(self, statistics: tuple[Any, Any], peak: Any) -> Scaling:
         """The scaling asked for, from (mean, standard deviation) of the training data and its peak."""
-        return Threshold(peak) if self.data.scaling == "binarise" else Affine(*statistics, peak)
+        return Threshold(float(peak)) if self.data.scaling == "binarise" else Affine(*statistics, peak)
 
     def build(self, scaling: Scaling) -> Autoencoder:
         """The untrained model; nets.data_shape must be known."""

@@ -20,7 +20,7 @@ from daps.encoder import token_entropy
 from daps.features import Comparison, FeatureConfig, Measure, compare_batch, measures
 from daps.kinematics import Kinematics
 from daps.methods import Autoencoder
-from daps.metrics import bits_per_dim, count_entropy, importance_weighted, psnr, symbol_counts
+from daps.metrics import bits_per_dim, count_entropy, importance_weighted, psnr, relative_error, symbol_counts
 from daps.motion import G1_JOINTS
 from daps.motion_metrics import feature_errors
 from daps.nn.mode import evaluating
@@ -82,22 +82,22 @@ def likelihoods(
 def reconstruction(
     model: Autoencoder, x: Tensor, temperature: float, generator: torch.Generator, ssim: bool
 ) -> tuple[dict[str, Float[Tensor, " B"]], Tensor, Tensor]:
-    """Per-datum log p, squared error, PSNR and (images) SSIM of one encoding; the codes; the reconstruction.
+    """Per-datum log p, squared error over squared peak, PSNR and (images) SSIM of one encoding; codes; reconstruction.
 
     The original is what the likelihood is of: for binarised images, the binarised image.
     """
-    peak = float(model.scaling.peak)
+    peak = model.scaling.peak
     codes = model.encode(x, temperature, generator)
     distribution = model.decode(codes)
     original, mean = model.scaling.inverse(model.scaling(x)), distribution.mean
     figures = {
         "log_p": _exact(distribution.log_prob(x)),
-        "squared_error": (_exact(original - mean) ** 2).flatten(1).mean(1),
+        "relative_error": relative_error(*map(_exact, (original, mean, peak))),
         "psnr": _exact(psnr(original, mean, peak)),
     }
     window = ssim_window(model.data_shape) if ssim else None
     if window:
-        figures["ssim"] = _exact(_ssim(original, mean, peak, window))
+        figures["ssim"] = _exact(_ssim(original, mean, float(peak), window))
     return figures, codes, mean
 
 
@@ -159,7 +159,7 @@ def _evaluate(
     model: Autoencoder, dataset: Dataset, protocol: Protocol, comparisons: list[Comparison]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     count = min(len(dataset), protocol.limit or len(dataset))
-    peak = float(model.scaling.peak)
+    peak = model.scaling.peak
     generator = torch.Generator().manual_seed(protocol.seed)
     columns: dict[str, list[Tensor]] = {}
     codes: dict[str, list[Tensor]] = {mode: [] for mode in MODES}
@@ -181,7 +181,7 @@ def _evaluate(
                 columns.setdefault(f"{mode}.{name}", []).append(column)
             codes[mode].append(batch_codes)
             decoded[mode] = mean
-        compare_batch(comparisons, model.scaling.inverse(model.scaling(x)), decoded, peak)
+        compare_batch(comparisons, model.scaling.inverse(model.scaling(x)), decoded, float(peak.max()))
         if batch.start < 32:
             shown.append(mean)
     means = {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
@@ -191,11 +191,11 @@ def _evaluate(
         "importance_samples": protocol.samples,
         "seed": protocol.seed,
         "ssim_window": ssim_window(dataset.shape),
-        "peak": peak,
+        "peak": peak.tolist(),
         "protocol": _about(dataset, protocol, count, comparisons),
     }
     for mode in MODES:
-        results[mode] = _quality(means, mode, peak) | code_usage(torch.cat(codes[mode]), model.vocab_size)
+        results[mode] = _quality(means, mode) | code_usage(torch.cat(codes[mode]), model.vocab_size)
     if moving:
         results["motion"] = {mode: _below(means, f"{mode}.motion.") for mode in MODES}
     if comparisons:
@@ -289,12 +289,12 @@ def _log_units(model: Autoencoder) -> float:
     return float(_exact(model.scaling.scale()).log().expand(model.data_shape).sum())
 
 
-def _quality(means: dict[str, float], mode: str, peak: float) -> dict[str, Any]:
-    error = means[f"{mode}.squared_error"]
+def _quality(means: dict[str, float], mode: str) -> dict[str, Any]:
+    error = means[f"{mode}.relative_error"]
     return {
         "log_p": means[f"{mode}.log_p"],
         "psnr": means[f"{mode}.psnr"],
-        "psnr_pooled": 10 * math.log10(peak**2 / error) if error > 0 else math.inf,
+        "psnr_pooled": -10 * math.log10(error) if error > 0 else math.inf,
         "ssim": means.get(f"{mode}.ssim"),
     }
 

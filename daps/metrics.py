@@ -26,10 +26,20 @@ def code_bits(codes: Int[Tensor, "*N T"], vocab_size: int) -> Float[Tensor, ""]:
     return count_entropy(symbol_counts(codes, vocab_size)).sum() / math.log(2)
 
 
-def psnr(x: Shaped[Tensor, "N ..."], x_hat: Float[Tensor, "N ..."], peak: float) -> Float[Tensor, " N"]:
-    """Peak signal-to-noise ratio of each datum, 10 log10(peak^2 / MSE), dB; inf where they are equal."""
-    error = ((x.to(x_hat.dtype) - x_hat) ** 2).flatten(1).mean(1)
-    return 10 * torch.log10(peak**2 / error)
+def psnr(x: Shaped[Tensor, "N ..."], x_hat: Float[Tensor, "N ..."], peak: float | Tensor) -> Float[Tensor, " N"]:
+    """Peak signal-to-noise ratio of each datum, -10 log10 of `relative_error`, dB; inf where they are equal."""
+    return -10 * torch.log10(relative_error(x, x_hat, peak))
+
+
+def relative_error(
+    x: Shaped[Tensor, "N ..."], x_hat: Float[Tensor, "N ..."], peak: float | Tensor
+) -> Float[Tensor, " N"]:
+    """Mean of ((x - x_hat) / peak)^2 over the values of each datum.
+
+    Args:
+        peak: range of the data, one number or one per feature (the last axis).
+    """
+    return (((x.to(x_hat.dtype) - x_hat) / peak) ** 2).flatten(1).mean(1)
 
 
 def importance_weighted(log_p: Float[Tensor, "S B"], log_q: Float[Tensor, "S B"], bits: float) -> Float[Tensor, " B"]:

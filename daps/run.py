@@ -223,7 +223,7 @@ def load_weights(model: Autoencoder, tensors: dict[str, Tensor], path: Path) -> 
 def _scaling_like(config: Config, tensors: dict[str, Tensor]) -> Any:
     """A scaling with buffers of the shapes that were saved; the weights fill it."""
     shift = tensors.get("scaling.shift", torch.zeros(()))
-    return config.scaling((shift, torch.ones_like(shift)), 1.0)
+    return config.scaling((shift, torch.ones_like(shift)), torch.ones_like(tensors.get("scaling.peak", torch.ones(()))))
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:

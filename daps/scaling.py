@@ -13,7 +13,8 @@ from torch.distributions import Distribution
 class Scaling(nn.Module, ABC):
     """A map from natural units to those in which the networks and the likelihood work.
 
-    `peak` is the range of the data in natural units: 255 for 8-bit pictures, largest minus smallest for arrays.
+    `peak` is the range of the data in natural units: 255 for 8-bit pictures, largest minus smallest for arrays, and
+    that of each feature for motion, whose features have different units.
     """
 
     peak: Tensor
@@ -37,9 +38,9 @@ class Affine(Scaling):
     shift: Tensor
     unit: Tensor
 
-    def __init__(self, shift: Tensor | float = 0.0, scale: Tensor | float = 1.0, peak: float = 1.0) -> None:
+    def __init__(self, shift: Tensor | float = 0.0, scale: Tensor | float = 1.0, peak: Tensor | float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("peak", torch.tensor(float(peak)))
+        self.register_buffer("peak", torch.as_tensor(peak, dtype=torch.float32))
         self.register_buffer("shift", torch.as_tensor(shift, dtype=torch.float32))
         self.register_buffer("unit", torch.as_tensor(scale, dtype=torch.float32))
         if not bool((self.unit > 0).all()):

@@ -52,7 +52,7 @@ def build_model(config: Config, dataset: Dataset) -> Autoencoder:
     """The untrained model: its parameters are a function of the seed."""
     torch.manual_seed(config.train.seed)
     moments = statistics(dataset.distinct, least_variance=dataset.least_variance)
-    return config.build(config.scaling(moments, dataset.peak))
+    return config.build(config.scaling(moments, torch.as_tensor(dataset.peak)))
 
 
 class Trainer:
@@ -284,7 +284,9 @@ def _validate(trainer: Trainer, run: Run, held_out: Dataset) -> dict[str, float]
     clocks = {"seconds": round(trainer.seconds, 3), "cpu_seconds": round(trainer.cpu_seconds, 3)}
     run.append_metrics({"step": trainer.step, **row, **clocks})
     path = run.samples_path / f"step_{trainer.step:08d}.png"
-    save_comparison(path, arrays["originals"][:16], arrays["reconstructions"][:16], float(trainer.model.scaling.peak))
+    save_comparison(
+        path, arrays["originals"][:16], arrays["reconstructions"][:16], float(trainer.model.scaling.peak.max())
+    )
     return row
 
 

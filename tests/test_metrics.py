@@ -62,6 +62,15 @@ def test_psnr_is_that_of_scikit_image() -> None:
     assert psnr(torch.ones(1, 4), torch.ones(1, 4), 1.0).item() == math.inf
 
 
+def test_psnr_of_features_with_ranges_of_their_own_is_that_of_features_brought_to_one_range() -> None:
+    rng = np.random.default_rng(1)
+    span = np.array([0.5, 30.0, 4.0])
+    x, x_hat = rng.normal(size=(2, 5, 8, 3)) * span
+    values = psnr(torch.from_numpy(x), torch.from_numpy(x_hat), torch.from_numpy(span))
+    for value, a, b in zip(values, x / span, x_hat / span, strict=True):
+        assert value.item() == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1.0), rel=1e-12)
+
+
 # -- the importance-weighted bound -----------------------------------------------------------------
 
 BITS = 2.0  # four codes under a uniform prior

@@ -44,8 +44,8 @@ class Windows:
 class Dataset:
     """One split of a data set: `values` [N, *shape] in natural units.
 
-    `peak` is the range of the data (for PSNR and scaling), `labels` [N] and `names` (file names)
-    are there where the source has them, `skipped` says in one line each what was left out, and
+    `peak` is the range of the data (for PSNR and scaling), of all or of each feature, `labels` [N]
+    and `names` (file names) are there where the source has them, `skipped` says in one line each what was left out, and
     `about` says in one sentence where the data come from and how the split is made. Features
     whose variance is below `least_variance` are constant for our purposes and not scaled up.
     """
@@ -53,7 +53,7 @@ class Dataset:
     values: NDArray[np.generic] | Windows
     name: str
     split: str
-    peak: float
+    peak: float | NDArray[np.float32]
     about: str
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None

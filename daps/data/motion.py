@@ -58,12 +58,13 @@ def windows(poses: Mapping[str, NDArray[np.float64]], name: str, split: str, abo
         np.arange(end - len(part), end - WINDOW + 1, STRIDE[split]) for part, end in zip(parts, ends, strict=True)
     ]
     frames = np.concatenate(parts)
+    span = frames.max(0) - frames.min(0)
     names = [f"{clip}:{i}" for clip, first in zip(poses, starts, strict=True) for i in first - first[0]]
     return Dataset(
         values=Windows(frames, np.concatenate(starts), WINDOW),
         name=name,
         split=split,
-        peak=float(frames.max() - frames.min()),
+        peak=np.where(span > 0, span, np.float32(1)),  # as the paper: features have units of their own
         about=f"{about}; windows of {WINDOW} frames at 30 Hz",
         names=tuple(names) if split == "validation" else None,
         least_variance=LEAST_VARIANCE,
