@@ -108,7 +108,8 @@ def codebook_use(runs: dict[str, list[Run]], path: Path, title: str) -> None:
     for number, (name, (run, *_)) in enumerate(runs.items()):
         counts = np.load(run.path / "evaluation.npz")["counts"]
         shares = np.sort(counts / counts.sum(-1, keepdims=True), -1)[:, ::-1].mean(0)
-        axis.plot(np.arange(1, len(shares) + 1), np.where(shares > 0, shares, np.nan), f"C{number % 10}", label=name)
+        shares[shares == 0] = np.nan
+        axis.plot(np.arange(1, len(shares) + 1), shares, ("-", "--")[number // 10], color=f"C{number % 10}", label=name)
         axis.axhline(1 / len(shares), color="grey", linewidth=0.6, linestyle=":")
     axis.set(xlabel="symbols of a position, by frequency", ylabel="share of the data", yscale="log", title=title)
     axis.legend(fontsize=7)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from daps.cli import COMMANDS, main
+from daps.compare import markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,6 +123,14 @@ def test_search_figures_are_those_of_the_results_file() -> None:
         shown = f"| `{row['run']}` | {row['effort']} | {row['psnr']:.2f} | {row['log_p']:.2f} | "
         for name in ("docs/experiments.md", "README.md"):
             assert shown + f"{1e3 * row['seconds_per_image']:.2f} |" in (ROOT / name).read_text(encoding="utf-8"), shown
+
+
+def test_tables_of_methods_are_those_of_their_results() -> None:
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    files = list((ROOT / "docs" / "results").glob("compare_*.json"))
+    assert files
+    for path in files:
+        assert markdown(json.loads(path.read_text())) in page, path.name
 
 
 def test_what_was_not_kept_is_shown_as_it_was_measured() -> None:
