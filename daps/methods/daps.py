@@ -53,8 +53,10 @@ class DAPSConfig(MethodConfig):
     eta_learning_rate: float = 1e-3
     """Learning rate of log eta, where it is moved by gradient."""
     trained: int = 0
-    """Sequences, resampled from the K by weight, that gradients are spent on; 0: all K, as in the paper. The decoder
-    then learns from samples of q*, not of q."""
+    """Sequences, resampled from the K by weight, that gradients are spent on; 0: all K, as in the paper."""
+    decoder_samples: Literal["resampled", "drawn"] = "resampled"
+    """What the decoder learns from where `trained` > 0: as many samples of q*, resampled by weight, or of q, as they
+    were drawn, which leaves its gradient that of the ELBO, as in the paper."""
     scoring: Scoring = "float32"
     """Precision of the decoder's products where codes are scored without gradient, that is with trained > 0. "auto":
     bfloat16 where the processor has instructions for it."""
@@ -252,7 +254,8 @@ class DAPS(Autoencoder):
         }
         if config.trained:
             few, log_w_few = self._few(codes, log_w)
-            log_p = self.decoder(few).log_prob(y)
+            drawn = config.decoder_samples == "drawn"
+            log_p = self.decoder(codes[: config.trained] if drawn else few).log_prob(y)
             if not self.encoder.shared:  # else all K cost the encoder no more than a few
                 codes, log_w = few, log_w_few
         if logits is None:

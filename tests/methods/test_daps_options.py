@@ -27,6 +27,7 @@ IMAGES = Architecture(
 FULL = {"fullness": 0.5, "fullness_first": 0.0, "fullness_last": 0.1}
 OPTIONS: dict[str, dict[str, Any]] = {
     "trained": {"trained": 2},
+    "the decoder on samples as drawn": {"trained": 2, "decoder_samples": "drawn"},
     "centred": {"centred": True},
     "local": {"credit": "local", "reach": 0},
     "local with a tail": {"credit": "local", "tail": 1.0},
@@ -94,17 +95,21 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.parametrize("source", ["resampled", "drawn"])
 @pytest.mark.parametrize("kind", ["autoregressive", "parallel"])
-def test_trained_resamples_for_the_decoder_and_for_an_encoder_that_pays_per_sample(kind: str, x: Tensor) -> None:
-    model = build(kind, trained=2)
+def test_trained_takes_few_for_the_decoder_and_for_an_encoder_that_pays_per_sample(
+    kind: str, source: str, x: Tensor
+) -> None:
+    model = build(kind, trained=2, decoder_samples=source)
     found, eta, beta, (y, codes, log_q, reward) = step_and_draws(model, x)
     log_w = ((reward - beta * log_q.sum(-1)) / (eta + beta)).log_softmax(0)
     chosen = resample(log_w, 2).chosen  # goes on where the draws stopped
     few = torch.stack([codes[chosen[n], torch.arange(5)] for n in range(2)])
+    decoded = few if source == "resampled" else codes[:2]
     if kind == "parallel":
-        assert_same(found, weighted(model, y, codes, log_w.exp(), few))
+        assert_same(found, weighted(model, y, codes, log_w.exp(), decoded))
     else:
-        assert_same(found, weighted(model, y, few, torch.full((2, 5), 0.5), few))
+        assert_same(found, weighted(model, y, few, torch.full((2, 5), 0.5), decoded))
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", "parallel"])
