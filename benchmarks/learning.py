@@ -94,6 +94,8 @@ STUDIES: dict[str, Study] = {
         "batch-256":       Variant("batches of 256", "mnist", 0.085, ("--train.batch-size", "256")),
         # the default plus one option
         "centred":         Variant("weights w - 1/K", "mnist", MNIST, ("--method.centred",)),
+        "drawn-centred":   Variant("w - 1/K, and the decoder on samples as drawn", "mnist", MNIST,
+                                   ("--method.centred", "--method.decoder-samples", "drawn")),
         "sweeps":          Variant("samples improved by one sweep", "mnist", 1.8, ("--method.sweeps", "1")),
         "critic":          Variant("first-order targets", "mnist", 0.18, ("--method.critic", "0.1")),
         "rate":            Variant("beta from a rate of 58 bits", "mnist", MNIST, ("--method.rate", "58")),

@@ -169,10 +169,12 @@ class Config:
 
 
 def _from_json(kind: type, values: dict[str, Any]) -> Any:
-    """A frozen config from JSON, whose lists stand for tuples."""
-    hints = typing.get_type_hints(kind)
-    unknown = values.keys() - hints.keys()
-    missing = hints.keys() - values.keys()
-    if unknown or missing:
-        raise KeyError(", ".join(sorted(unknown | missing)))
+    """A frozen config from JSON, whose lists stand for tuples.
+
+    A setting that is not there is younger than the file and takes its default, which is what runs did before it: within
+    a FORMAT, new settings have such defaults.
+    """
+    unknown = values.keys() - typing.get_type_hints(kind).keys()
+    if unknown:
+        raise KeyError(", ".join(sorted(unknown)))
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

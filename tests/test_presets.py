@@ -156,6 +156,16 @@ def test_settings_that_are_none_are_told(settings: object) -> None:
         Config.from_dict(settings)
 
 
+def test_a_setting_younger_than_the_file_takes_its_default() -> None:
+    settings = preset("digits").to_dict()
+    for group, name in (("method", "decoder_samples"), ("train", "muon_iterations")):
+        settings[group] = {key: value for key, value in settings[group].items() if key != name}
+    assert Config.from_dict(settings) == preset("digits")
+    del settings["method"]
+    with pytest.raises(ValueError, match="unknown or missing setting .*method"):
+        Config.from_dict(settings)
+
+
 def test_missing_group_is_told() -> None:
     settings = preset("digits").to_dict()
     del settings["nets"]
