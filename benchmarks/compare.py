@@ -22,16 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from learning import DOCS, reconstructions
 
 from daps.compare import Contestant, Plan, Stopped, compare, markdown
 from daps.data import MOTION
 from daps.evaluate import Protocol
 from daps.features import FeatureConfig
-from daps.pictures import comparison, to_pixels
 from daps.run import Run, write_json
 
-DOCS = Path(__file__).parents[1] / "docs"
 AUTOREGRESSIVE = "daps --nets.encoder-kind autoregressive"
 DECAY = "--train.weight-decay 0.05"
 
@@ -117,16 +115,6 @@ def codebook_use(runs: dict[str, list[Run]], path: Path, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def reconstructions(runs: dict[str, list[Run]], path: Path) -> None:
-    """Originals, as the likelihood sees them, over the greedy reconstructions of each method's first run."""
-    firsts = [mine[0] for mine in runs.values()]
-    model = firsts[0].load_model("cpu")
-    arrays = [np.load(run.path / "evaluation.npz") for run in firsts]
-    originals = model.scaling.inverse(model.scaling(torch.as_tensor(arrays[0]["originals"][:12]))).numpy()
-    images = [originals, *(array["reconstructions"][:12] for array in arrays)]
-    comparison([to_pixels(values, float(model.scaling.peak)) for values in images], least=56).save(path)
-
-
 def collect(name: str, runs: Path) -> None:
     """Results file, pictures and page of what is finished."""
     study = STUDIES[name]
@@ -145,7 +133,7 @@ def collect(name: str, runs: Path) -> None:
     curves(folders, place / f"compare_{name}.png", name)
     codebook_use(folders, place / f"compare_{name}_codebook.png", f"{name}: greedy codes of the validation split")
     if study.preset not in MOTION:
-        reconstructions(folders, place / f"compare_{name}_images.png")
+        reconstructions([mine[0].path for mine in folders.values()], place / f"compare_{name}_images.png")
     print(markdown(rows))
 
 

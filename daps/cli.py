@@ -48,7 +48,7 @@ class TrainOptions:
 RUN = arg(metavar="RUN", help="Run folder, as daps train writes it.")
 
 
-HERE = arg(name="")
+UNPREFIXED = arg(name="")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class EvalOptions:
     """Of the samples."""
     data_path: str | None = None
     """Where the data are now, if they have moved."""
-    given: Annotated[Measures, HERE] = Measures()
+    measures: Annotated[Measures, UNPREFIXED] = Measures()
     device: Annotated[str, DEVICE] = "auto"
 
 
@@ -109,7 +109,7 @@ class CompareOptions:
     """Where the data are, as --data.path of daps train."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
-    given: Annotated[Measures, HERE] = Measures()
+    measures: Annotated[Measures, UNPREFIXED] = Measures()
     run: Path | None = None
     """Folder of the comparison, with a run folder for each training; runs/compare-PRESET if left out."""
     collect: bool = False
@@ -196,16 +196,16 @@ def run_eval(arguments: Sequence[str]) -> None:
     from daps.evaluate import Protocol, evaluate_run
     from daps.tables import print_evaluation
 
-    counts = (options.given.samples, options.batch_size, options.limit, options.seed)
-    protocol = Protocol(*counts, robot=options.given.robot, progress=True)
+    counts = (options.measures.samples, options.batch_size, options.limit, options.seed)
+    protocol = Protocol(*counts, robot=options.measures.robot, progress=True)
     place = (options.split, options.data_path, options.device)
-    print_evaluation(evaluate_run(options.run, protocol, *place, _features(options.given)))
+    print_evaluation(evaluate_run(options.run, protocol, *place, _features(options.measures)))
 
 
-def _features(given: Measures) -> "FeatureConfig":
+def _features(asked: Measures) -> "FeatureConfig":
     from daps.features import FeatureConfig
 
-    return FeatureConfig(given.features, given.inception, given.statistics, given.lpips)
+    return FeatureConfig(asked.features, asked.inception, asked.statistics, asked.lpips)
 
 
 def run_compare(arguments: Sequence[str]) -> None:
@@ -222,8 +222,8 @@ def run_compare(arguments: Sequence[str]) -> None:
     folder = options.run or Path("runs") / f"compare-{options.preset}"
     contestants = tuple(Contestant.parse(text, options.preset) for text in options.methods)
     seeds, pace = options.seeds, (options.steps, options.seconds)
-    protocol = Protocol(options.given.samples, robot=options.given.robot)
-    plan = Plan(contestants, seeds, folder, *pace, tuple(given), protocol, _features(options.given), options.device)
+    protocol = Protocol(options.measures.samples, robot=options.measures.robot)
+    plan = Plan(contestants, seeds, folder, *pace, tuple(given), protocol, _features(options.measures), options.device)
     if options.dry_run:
         print("\n".join(commands(plan)))
         return

@@ -4,6 +4,7 @@ A `Quantiser` knows the code vectors and which one is nearest; the encoder and t
 trains through the quantiser, and with which auxiliary losses, is a method's business.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from daps.encoder import Encoder
+from daps.metrics import code_bits
 from daps.nn.linear import linear
 from daps.nn.transformer import Trunk
 from daps.symbols import CodeEmbedding
@@ -39,6 +41,14 @@ class Quantiser(nn.Module, ABC):
 def straight_through(z: Float[Tensor, "*N L"], vectors: Float[Tensor, "*N L"]) -> Float[Tensor, "*N L"]:
     """The code vectors, to the bit, with the gradient of the features (Bengio et al., 2013)."""
     return vectors.detach() + (z - z.detach())
+
+
+def quantised_figures(
+    log_p: Float[Tensor, ""], codes: Int[Tensor, "B T"], vocab_size: int
+) -> dict[str, Tensor | float]:
+    """What training logs of every deterministic encoder: log p, ELBO, KL(q || uniform) = T ln V, and bits in use."""
+    log_p, kl = log_p.detach(), codes.shape[-1] * math.log(vocab_size)
+    return {"log_p": log_p, "elbo": log_p - kl, "kl": kl, "bits": code_bits(codes.unsqueeze(0), vocab_size)}
 
 
 class QuantisedEncoder(Encoder):

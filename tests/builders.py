@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -56,3 +57,8 @@ def rollout(model: DAPS, x: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, 
 def gradients(module: nn.Module) -> list[Tensor]:
     """Of every parameter."""
     return [p.grad.clone() for p in module.parameters()]
+
+
+def pictures(count: int, size: int = 8, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 256, (count, 3, size, size), dtype=np.uint8))

@@ -10,9 +10,10 @@ from torch import nn
 from builders import SHAPES
 from daps.architecture import Architecture
 from daps.encoder import AutoregressiveEncoder, ParallelEncoder
-from daps.methods.fsq import Lattice, LatticeEmbedding
+from daps.methods.fsq import Lattice
 from daps.presets import preset
 from daps.presets.ours import OURS
+from daps.quantiser import QuantisedEmbedding
 from daps.scaling import Affine
 
 SMALL = Architecture(num_tokens=4, vocab_size=3, width=8, heads=2, patches=(4,), hidden=(8,), data_shape=(12,))
@@ -77,7 +78,7 @@ def test_an_autoregressive_encoder_needs_no_patch_per_token() -> None:
 
 
 def test_a_decoder_takes_the_embedding_given() -> None:
-    embedding = LatticeEmbedding(Lattice((3,)), 8)
+    embedding = QuantisedEmbedding(Lattice((3,)), 8)
     assert SMALL.decoder(embedding).embedding is embedding
 
 

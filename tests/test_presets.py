@@ -66,6 +66,29 @@ def test_presets_carry_the_papers_values(
     assert settings["samples"] == 8 and config.train.weight_decay == 1e-4 and config.train.clip == 1.0
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "betas", "temperatures", "inner"),
+    [
+        ("mnist-paper", "gumbel", (0.5, 0.01), (1.0, 1.0), None),
+        ("mnist-paper", "grmck", (0.5, 0.01), (1.0, 0.75), 100),
+        ("cifar10-paper", "gumbel", (6.0, 0.01), (1.0, 1.0), None),
+        ("cifar10-paper", "grmck", (3.0, 0.01), (1.0, 0.75), 100),
+    ],
+)
+def test_gumbel_rows_carry_the_papers_values(
+    name: str, method: str, betas: tuple[float, float], temperatures: tuple[float, float], inner: int | None
+) -> None:
+    config = preset(name, method)
+    found = dataclasses.asdict(config.method)
+    assert (found["beta_first"], found["beta_last"]) == betas
+    assert (found["temperature_first"], found["temperature_last"]) == temperatures
+    assert found.get("inner_samples") == inner and found["samples"] == 1
+    assert config.nets.encoder_kind == "autoregressive" and found["through_inputs"]
+    slow = (name, method) == ("cifar10-paper", "gumbel")
+    rates = config.train.learning_rate, config.train.learning_rate_decay
+    assert rates == ((1e-4, 0.1) if slow else (3e-4, 1.0)) and config.train.optimizer == "adamw"
+
+
 GOLDEN = {
     ("mnist-paper", "daps", "solve"): [610.6458740234375, 606.8741455078125, 605.5239868164062],
     ("mnist-paper", "daps", "gradient"): [639.1109008789062, 634.5592651367188, 631.6670532226562],

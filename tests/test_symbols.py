@@ -11,7 +11,8 @@ from scipy.stats import norm
 from torch import nn
 
 from builders import normal
-from daps.methods.fsq import Lattice, LatticeEmbedding
+from daps.methods.fsq import Lattice
+from daps.quantiser import QuantisedEmbedding
 from daps.symbols import (
     CodeEmbedding,
     Structure,
@@ -235,10 +236,10 @@ def test_free_symbols_are_read_from_tables() -> None:
 LEVELS = (5, 4, 2)
 
 
-def lattice_embedding(own: bool) -> LatticeEmbedding:
+def lattice_embedding(own: bool) -> QuantisedEmbedding:
     """The same projection with and without vectors of their own."""
     torch.manual_seed(0)
-    return LatticeEmbedding(Lattice(LEVELS), 3, own=own).double()
+    return QuantisedEmbedding(Lattice(LEVELS), 6, own=own).double()
 
 
 def test_own_vectors_change_nothing_at_the_start() -> None:
@@ -253,15 +254,19 @@ def test_points_symbols_and_table_of_the_lattice_agree(own: bool) -> None:
     embedding = learned(lattice_embedding(own))
     assert isinstance(embedding, CodeEmbedding)
     symbols = torch.randint(40, (2, 6, 5), generator=torch.Generator().manual_seed(0))
-    points = embedding.lattice.points(symbols).double()
+    points = embedding.quantiser.vectors(symbols).double()
     torch.testing.assert_close(embedding(points), embedding(symbols), rtol=1e-6, atol=1e-6)  # points are float32
-    assert embedding.table().shape == (40, 3)
+    assert embedding.table().shape == (40, 6)
     torch.testing.assert_close(embedding.table()[symbols], embedding(symbols), **NEAR)
 
 
 def test_own_vectors_are_a_table_on_top_of_the_linear_map() -> None:
     embedding = learned(lattice_embedding(True))
-    weight, bias, points = embedding.project.weight, embedding.project.bias, embedding.lattice.points(torch.arange(40))
+    weight, bias, points = (
+        embedding.project.weight,
+        embedding.project.bias,
+        embedding.quantiser.vectors(torch.arange(40)),
+    )
     for symbol in (0, 17, 39):
         expected = weight @ points[symbol].double() + bias + embedding.own[symbol]
         torch.testing.assert_close(embedding(torch.tensor([[symbol]]))[0, 0], expected, **NEAR)
@@ -271,9 +276,9 @@ def test_own_vectors_are_a_table_on_top_of_the_linear_map() -> None:
 def test_the_gradient_reaches_own_vectors_of_used_symbols_alone(floating: bool) -> None:
     embedding = lattice_embedding(True)
     symbols = torch.tensor([[3, 17, 3], [8, 39, 17]])
-    points = embedding.lattice.points(symbols).double().requires_grad_()
+    points = embedding.quantiser.vectors(symbols).double().requires_grad_()
     embedding(points if floating else symbols).sum().backward()
     counts = torch.bincount(symbols.flatten(), minlength=40).double()
-    assert torch.equal(embedding.own.grad, counts[:, None].expand(-1, 3))
+    assert torch.equal(embedding.own.grad, counts[:, None].expand(-1, 6))
     if floating:  # and the points' gradient is that of the linear map
         torch.testing.assert_close(points.grad, embedding.project.weight.sum(0).expand(2, 3, 3), **NEAR)

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from daps.architecture import Architecture
 from daps.methods.base import Autoencoder, MethodConfig, Metrics
-from daps.metrics import code_bits
-from daps.quantiser import QuantisedEmbedding, QuantisedEncoder, Quantiser, straight_through
+from daps.quantiser import QuantisedEmbedding, QuantisedEncoder, Quantiser, quantised_figures, straight_through
 from daps.scaling import Scaling
 from daps.symbols import features
 
@@ -199,15 +198,10 @@ class SignQuantised(Autoencoder):
         logits = self.signs.bit_logits(z, config.temperature).flatten(0, 1)
         conditional, aggregate = conditional_entropy(logits), aggregate_entropy(logits, config.aggregate)
         entropy = conditional - config.diversity * aggregate
-        kl = self.num_tokens * math.log(self.vocab_size)
-        metrics: Metrics = {
-            "log_p": log_p.detach(),
-            "elbo": log_p.detach() - kl,
-            "kl": kl,
+        metrics = quantised_figures(log_p, codes, self.vocab_size) | {
             "gap": gap.detach(),
             "conditional_entropy": conditional.detach(),
             "aggregate_entropy": aggregate.detach(),
-            "bits": code_bits(codes.unsqueeze(0), self.vocab_size),
         }
         return math.prod(self.data_shape) * (config.commitment * gap + config.entropy * entropy) - log_p, metrics
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from daps.architecture import Architecture
 from daps.methods.base import Autoencoder, MethodConfig, Metrics
-from daps.metrics import code_bits
-from daps.quantiser import QuantisedEmbedding, QuantisedEncoder, Quantiser, straight_through
+from daps.quantiser import QuantisedEmbedding, QuantisedEncoder, Quantiser, quantised_figures, straight_through
 from daps.scaling import Scaling
 
 
@@ -247,14 +246,7 @@ class VQVAE(Autoencoder):
             auxiliary = auxiliary + (z.detach() - vectors).square().mean()
         if self.training:
             self.codebook.observe(z.detach().flatten(0, 1), codes.flatten())
-        kl = self.num_tokens * math.log(self.vocab_size)
-        metrics: Metrics = {
-            "log_p": log_p.detach(),
-            "elbo": log_p.detach() - kl,
-            "kl": kl,
-            "gap": gap.detach(),
-            "bits": code_bits(codes.unsqueeze(0), self.vocab_size),
-        }
+        metrics = quantised_figures(log_p, codes, self.vocab_size) | {"gap": gap.detach()}
         return math.prod(self.data_shape) * auxiliary - log_p, metrics
 
     @property

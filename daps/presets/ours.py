@@ -1,5 +1,7 @@
 """Our own presets: tuned for time to quality, the same number of parameters for every method (docs/compare.md)."""
 
+from typing import Any
+
 from daps.architecture import Architecture
 from daps.config import DataConfig, TrainConfig
 from daps.methods import (
@@ -16,6 +18,39 @@ from daps.methods import (
     VQVAEConfig,
 )
 from daps.presets.row import Preset, Variant, parallel
+
+
+def local_rivals(
+    levels: tuple[int, ...],
+    samples: int = 4,
+    reach: int = 1,
+    beta_last: float = 0.01,
+    wide: dict[str, Any] | None = None,
+) -> dict[str, Variant]:
+    """The other methods beside DAPS where the decoder is local.
+
+    Args:
+        levels: of FSQ.
+        samples, reach, beta_last: as DAPS has them.
+        wide: networks of the deterministic encoders, which need no output per symbol; those of the preset if None.
+    """
+    drawn: dict[str, Any] = {"samples": samples, "trained": 1, "beta_first": 1.0, "beta_last": beta_last}
+    local: dict[str, Any] = drawn | {"credit": "local", "reach": reach}
+    relaxed: dict[str, Any] = {"beta_first": 1.0, "beta_last": beta_last, "temperature_last": 0.5}
+    nets = wide or {}
+    return {
+        "gumbel": Variant(GumbelConfig(**relaxed)),
+        "grmck": Variant(GRMCKConfig(**relaxed)),
+        "vqvae": Variant(VQVAEConfig(dimension=8), nets),
+        "lfq": Variant(LFQConfig(), nets),
+        "bsq": Variant(BSQConfig(), nets),
+        "rloo": Variant(RLOOConfig(**local)),
+        "vimco": Variant(VIMCOConfig(**drawn)),
+        "rws": Variant(RWSConfig(**drawn)),
+        "ppo": Variant(PPOConfig(**local)),
+        "fsq": Variant(FSQConfig(levels), nets),
+    }
+
 
 # fmt: off
 OURS: dict[str, Preset] = {
@@ -68,17 +103,8 @@ OURS: dict[str, Preset] = {
                           decoder_grid=(8, 8), norm="group", variance=(1e-3, 4.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.01, fullness=1.0)),
-                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
-                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((8, 8), 2, 5, 512)),
-                 "lfq":  Variant(LFQConfig(), parallel((8, 8), 2, 5, 512)),
-                 "bsq":  Variant(BSQConfig(), parallel((8, 8), 2, 5, 512)),
-                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0)),
-                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
-                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
-                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0)),
-                 "fsq":  Variant(FSQConfig((8, 8, 8)), parallel((8, 8), 2, 5, 512))},
+                                            beta_last=0.01, fullness=1.0))} | local_rivals(
+                    (8, 8, 8), wide=parallel((8, 8), 2, 5, 512)),
     ),
     "images": Preset(
         about="your own pictures at 64 x 64, 64 tokens of 512 symbols (72 bytes)",
@@ -88,17 +114,8 @@ OURS: dict[str, Preset] = {
                           decoder_grid=(8, 8), norm="group", variance=(0.01, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.05, fullness=1.0)),
-                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
-                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((8, 8), 2, 5, 512)),
-                 "lfq":  Variant(LFQConfig(), parallel((8, 8), 2, 5, 512)),
-                 "bsq":  Variant(BSQConfig(), parallel((8, 8), 2, 5, 512)),
-                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
-                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
-                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
-                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
-                 "fsq":  Variant(FSQConfig((8, 8, 8)), parallel((8, 8), 2, 5, 512))},
+                                            beta_last=0.05, fullness=1.0))} | local_rivals(
+                    (8, 8, 8), beta_last=0.05, wide=parallel((8, 8), 2, 5, 512)),
     ),
     "imagenet64": Preset(
         about="pictures at 64 x 64, 256 tokens of 1024 symbols (320 bytes); --data.path ImageNet or another folder",
@@ -108,17 +125,8 @@ OURS: dict[str, Preset] = {
                           decoder_grid=(16, 16), norm="group", variance=(0.01, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.05, fullness=1.0)),
-                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
-                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((16, 16), 2, 6, 1024)),
-                 "lfq":  Variant(LFQConfig(), parallel((16, 16), 2, 6, 1024)),
-                 "bsq":  Variant(BSQConfig(), parallel((16, 16), 2, 6, 1024)),
-                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
-                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
-                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
-                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
-                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)), parallel((16, 16), 2, 6, 1024))},
+                                            beta_last=0.05, fullness=1.0))} | local_rivals(
+                    (4, 4, 4, 4, 4), beta_last=0.05, wide=parallel((16, 16), 2, 6, 1024)),
     ),
     "imagenet256": Preset(
         about="pictures at 256 x 256, 1024 tokens of 1024 symbols (1.28 kB); --data.path ImageNet or another folder",
@@ -128,17 +136,8 @@ OURS: dict[str, Preset] = {
                           decoder_grid=(32, 32), norm="group", variance=(0.01, 1.0)),
         train=TrainConfig(steps=50_000, batch_size=8, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.05, fullness=1.0)),
-                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
-                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.05, temperature_last=0.5)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((32, 32), 2, 6, 1024)),
-                 "lfq":  Variant(LFQConfig(), parallel((32, 32), 2, 6, 1024)),
-                 "bsq":  Variant(BSQConfig(), parallel((32, 32), 2, 6, 1024)),
-                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
-                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
-                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.05)),
-                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", beta_first=1.0, beta_last=0.05)),
-                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)), parallel((32, 32), 2, 6, 1024))},
+                                            beta_last=0.05, fullness=1.0))} | local_rivals(
+                    (4, 4, 4, 4, 4), beta_last=0.05, wide=parallel((32, 32), 2, 6, 1024)),
     ),
     "array": Preset(
         about="your own vectors from an .npy or .npz file, 8 tokens of 64 symbols (48 bits)",
@@ -166,17 +165,8 @@ OURS: dict[str, Preset] = {
                           variance=(0.01, 1.0)),
         train=TrainConfig(steps=800, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.05),
         methods={"daps": Variant(DAPSConfig(samples=8, ess_fraction=0.5, trained=1, credit="local", reach=1,
-                                            beta_first=1.0, beta_last=0.01, fullness=1.0)),
-                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
-                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8)),
-                 "lfq":  Variant(LFQConfig()),
-                 "bsq":  Variant(BSQConfig()),
-                 "rloo": Variant(RLOOConfig(samples=8, trained=1, credit="local", reach=1, beta_first=1.0)),
-                 "vimco": Variant(VIMCOConfig(samples=8, trained=1, beta_first=1.0, beta_last=0.01)),
-                 "rws":  Variant(RWSConfig(samples=8, trained=1, beta_first=1.0, beta_last=0.01)),
-                 "ppo":  Variant(PPOConfig(samples=8, trained=1, credit="local", reach=1, beta_first=1.0)),
-                 "fsq":  Variant(FSQConfig((8, 8)))},
+                                            beta_first=1.0, beta_last=0.01, fullness=1.0))} | local_rivals(
+                    (8, 8), samples=8),
     ),
     "lafan1": Preset(
         about="LAFAN1 on the Unitree G1, 32 frames as 64 tokens of 1024 symbols (640 bits), tuned for time to quality",
@@ -186,17 +176,8 @@ OURS: dict[str, Preset] = {
                           variance=(0.01, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
         methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", reach=2,
-                                            beta_first=1.0, beta_last=0.01, fullness=1.0)),
-                 "gumbel": Variant(GumbelConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
-                 "grmck": Variant(GRMCKConfig(beta_first=1.0, beta_last=0.01, temperature_last=0.5)),
-                 "vqvae": Variant(VQVAEConfig(dimension=8), parallel((64,), 2, 6, 1024)),
-                 "lfq":  Variant(LFQConfig(), parallel((64,), 2, 6, 1024)),
-                 "bsq":  Variant(BSQConfig(), parallel((64,), 2, 6, 1024)),
-                 "rloo": Variant(RLOOConfig(samples=4, trained=1, credit="local", reach=2, beta_first=1.0)),
-                 "vimco": Variant(VIMCOConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
-                 "rws":  Variant(RWSConfig(samples=4, trained=1, beta_first=1.0, beta_last=0.01)),
-                 "ppo":  Variant(PPOConfig(samples=4, trained=1, credit="local", reach=2, beta_first=1.0)),
-                 "fsq":  Variant(FSQConfig((4, 4, 4, 4, 4)), parallel((64,), 2, 6, 1024))},
+                                            beta_first=1.0, beta_last=0.01, fullness=1.0))} | local_rivals(
+                    (4, 4, 4, 4, 4), reach=2, wide=parallel((64,), 2, 6, 1024)),
     ),
 }
 # fmt: on

@@ -16,7 +16,6 @@ from builders import NETS, normal
 from daps.encoder import AutoregressiveEncoder, Encoder, sample_tokens
 from daps.methods import METHODS, Autoencoder, GRMCKConfig, Gumbel, GumbelConfig
 from daps.methods.gumbel import RelaxedConfig, conditional_weights, relaxed_one_hots, softmax_gradient
-from daps.presets import preset
 from daps.scaling import Affine
 from enumeration import assert_same, gradients_of, small
 
@@ -348,29 +347,6 @@ def test_it_learns_four_data(method: str, structure: Any, kind: str) -> None:
 
 
 # -- settings --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "method", "betas", "temperatures", "inner"),
-    [
-        ("mnist-paper", "gumbel", (0.5, 0.01), (1.0, 1.0), None),
-        ("mnist-paper", "grmck", (0.5, 0.01), (1.0, 0.75), 100),
-        ("cifar10-paper", "gumbel", (6.0, 0.01), (1.0, 1.0), None),
-        ("cifar10-paper", "grmck", (3.0, 0.01), (1.0, 0.75), 100),
-    ],
-)
-def test_presets_carry_the_papers_values(
-    name: str, method: str, betas: tuple[float, float], temperatures: tuple[float, float], inner: int | None
-) -> None:
-    config = preset(name, method)
-    found = dataclasses.asdict(config.method)
-    assert (found["beta_first"], found["beta_last"]) == betas
-    assert (found["temperature_first"], found["temperature_last"]) == temperatures
-    assert found.get("inner_samples") == inner and found["samples"] == 1
-    assert config.nets.encoder_kind == "autoregressive" and found["through_inputs"]
-    slow = (name, method) == ("cifar10-paper", "gumbel")
-    rates = config.train.learning_rate, config.train.learning_rate_decay
-    assert rates == ((1e-4, 0.1) if slow else (3e-4, 1.0)) and config.train.optimizer == "adamw"
 
 
 @pytest.mark.parametrize("config", [GumbelConfig, GRMCKConfig])
