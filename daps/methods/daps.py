@@ -253,11 +253,12 @@ class DAPS(Autoencoder):
             "bits": code_bits(codes, self.vocab_size),
         }
         if config.trained:
-            few, log_w_few = self._few(codes, log_w)
-            drawn = config.decoder_samples == "drawn"
-            log_p = self.decoder(codes[: config.trained] if drawn else few).log_prob(y)
-            if not self.encoder.shared:  # else all K cost the encoder no more than a few
-                codes, log_w = few, log_w_few
+            few, shared = codes[: config.trained], self.encoder.shared
+            if config.decoder_samples == "resampled" or not shared:
+                chosen, log_w_chosen = self._few(codes, log_w)
+                few = chosen if config.decoder_samples == "resampled" else few
+                codes, log_w = (codes, log_w) if shared else (chosen, log_w_chosen)  # shared: all K cost no more
+            log_p = self.decoder(few).log_prob(y)
         if logits is None:
             logits = self.encoder.logits(y, codes)
         return self._policy_loss(y, codes, logits, log_w, beta) - log_p.mean() + dual_loss, metrics
