@@ -10,6 +10,7 @@ from daps.architecture import Architecture
 from daps.methods import METHODS, Autoencoder, MethodConfig
 from daps.optim import Kind
 from daps.scaling import Affine, Scaling, Threshold
+from daps.spectral import Spectral
 
 FORMAT = 2  # of a run folder
 
@@ -24,8 +25,9 @@ class DataConfig:
     """Folder of pictures, parquet files or clips, or an .npy/.npz file; mnist and cifar10 come from the hub without."""
     size: int | None = None
     """Height and width that pictures are resized and cropped to."""
-    scaling: Literal["standardise", "binarise"] = "standardise"
-    """Mean 0 and variance 1 per channel or feature, or 1 where a pixel is above half its peak."""
+    scaling: Literal["standardise", "binarise", "spectral"] = "standardise"
+    """Mean 0 and variance 1 per channel or feature; or 1 where a pixel is above half its peak; or, of sequences, the
+    standardised features as coefficients over time that have next to no correlation."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,17 @@ class Config:
         return next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
 
     def scaling(self, statistics: tuple[Any, Any], peak: Any) -> Scaling:
-        """The scaling asked for, from (mean, standard deviation) of the training data and its peak."""
-        return Threshold(float(peak)) if self.data.scaling == "binarise" else Affine(*statistics, peak)
+        """The scaling asked for, from (mean, standard deviation) of the training data and its peak; not yet fitted."""
+        if self.data.scaling == "binarise":
+            return Threshold(float(peak))
+        if self.data.scaling == "spectral":
+            return Spectral(*statistics, peak, self.nets.data_shape, self.nets.num_tokens)
+        return Affine(*statistics, peak)
 
     def build(self, scaling: Scaling) -> Autoencoder:
         """The untrained model; nets.data_shape must be known."""
-        return self.method.build(self.nets, scaling, self.train.steps)
+        nets = dataclasses.replace(self.nets, data_shape=scaling.model_shape(self.nets.data_shape))
+        return self.method.build(nets, scaling, self.train.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -17,7 +17,6 @@ from torch import nn
 from daps import plots
 from daps.config import Config
 from daps.run import Run
-from daps.scaling import Affine
 
 Array = NDArray[Any]
 
@@ -114,6 +113,6 @@ def parameters(config: Config) -> int | None:
     if not config.nets.data_shape:
         return None
     with torch.random.fork_rng(devices=[]):
-        model = config.build(Affine())
+        model = config.build(config.scaling((0.0, 1.0), 1.0))
     both = nn.ModuleList([model.encoder, model.decoder])  # which counts what they share once
     return sum(p.numel() for p in both.parameters())

@@ -31,6 +31,21 @@ class Scaling(nn.Module, ABC):
     def scale(self) -> Tensor:
         """Natural units per model unit, broadcastable to a datum."""
 
+    def variance(self, variance: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """Natural units squared, of independent values in model units."""
+        return variance * self.scale() ** 2
+
+    def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a datum in model units, from that in natural units."""
+        return shape
+
+    def data_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The inverse of model_shape."""
+        return shape
+
+    def fit(self, values: Any) -> None:
+        """Learns what it needs of the training data [N, *shape] beyond their mean and deviation: nothing, mostly."""
+
 
 class Affine(Scaling):
     """y = (x - shift) / scale, with numbers per channel or per feature; the identity by default."""
@@ -90,7 +105,8 @@ class Scaled(Distribution):
 
     def __init__(self, base: Distribution, scaling: Scaling) -> None:
         self.base, self.scaling = base, scaling
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        event_shape = torch.Size(scaling.data_shape(tuple(base.event_shape)))
+        super().__init__(base.batch_shape, event_shape, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -100,7 +116,7 @@ class Scaled(Distribution):
     @property
     def variance(self) -> Tensor:
         """Natural units squared."""
-        return self.base.variance * self.scaling.scale() ** 2
+        return self.scaling.variance(self.base.variance)
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = torch.Size()) -> Tensor:
         """Draws in natural units."""

@@ -52,7 +52,9 @@ def build_model(config: Config, dataset: Dataset) -> Autoencoder:
     """The untrained model: its parameters are a function of the seed."""
     torch.manual_seed(config.train.seed)
     moments = statistics(dataset.distinct, least_variance=dataset.least_variance)
-    return config.build(config.scaling(moments, torch.as_tensor(dataset.peak)))
+    scaling = config.scaling(moments, torch.as_tensor(dataset.peak))
+    scaling.fit(dataset.values)
+    return config.build(scaling)
 
 
 class Trainer:

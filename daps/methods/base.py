@@ -27,7 +27,7 @@ class Autoencoder(nn.Module, ABC):
     Args:
         encoder: x in model units -> codes.
         decoder: codes [*N, T] -> a distribution over x in model units, batch shape *N.
-        data_shape: shape of one datum.
+        data_shape: shape of one datum in model units, as the networks have it.
         scaling: natural units -> model units; the identity if None.
     """
 
@@ -40,8 +40,8 @@ class Autoencoder(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.data_shape = tuple(data_shape)
         self.scaling = Affine() if scaling is None else scaling
+        self.data_shape = self.scaling.data_shape(tuple(data_shape))
 
     @abstractmethod
     def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:

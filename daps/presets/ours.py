@@ -20,25 +20,26 @@ from daps.methods import (
 from daps.presets.row import Preset, Variant, parallel
 
 
-def local_rivals(
+def local_methods(
     levels: tuple[int, ...],
     samples: int = 4,
-    reach: int = 1,
     beta_last: float = 0.01,
     wide: dict[str, Any] | None = None,
 ) -> dict[str, Variant]:
-    """The other methods beside DAPS where the decoder is local.
+    """DAPS and its rivals where the decoder is local.
 
     Args:
         levels: of FSQ.
-        samples, reach, beta_last: as DAPS has them.
+        samples, beta_last: of DAPS, and of all that draw samples.
         wide: networks of the deterministic encoders, which need no output per symbol; those of the preset if None.
     """
     drawn: dict[str, Any] = {"samples": samples, "trained": 1, "beta_first": 1.0, "beta_last": beta_last}
-    local: dict[str, Any] = drawn | {"credit": "local", "reach": reach}
+    local: dict[str, Any] = drawn | {"credit": "local"}
     relaxed: dict[str, Any] = {"beta_first": 1.0, "beta_last": beta_last, "temperature_last": 0.5}
     nets = wide or {}
+    policy = DAPSConfig(**local, ess_fraction=0.5, fullness=1.0, decoder_samples="drawn", centred=True)
     return {
+        "daps": Variant(policy),
         "gumbel": Variant(GumbelConfig(**relaxed)),
         "grmck": Variant(GRMCKConfig(**relaxed)),
         "vqvae": Variant(VQVAEConfig(dimension=8), nets),
@@ -103,9 +104,7 @@ OURS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
                           decoder_grid=(8, 8), norm="group", variance=(1e-3, 4.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
-        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.01, fullness=1.0))} | local_rivals(
-                    (8, 8, 8), wide=parallel((8, 8), 2, 5, 512)),
+        methods=local_methods((8, 8, 8), wide=parallel((8, 8), 2, 5, 512)),
     ),
     "images": Preset(
         about="your own pictures at 64 x 64, 64 tokens of 512 symbols (72 bytes)",
@@ -114,9 +113,7 @@ OURS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
                           decoder_grid=(8, 8), norm="group", variance=(0.01, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
-        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.05, fullness=1.0))} | local_rivals(
-                    (8, 8, 8), beta_last=0.05, wide=parallel((8, 8), 2, 5, 512)),
+        methods=local_methods((8, 8, 8), beta_last=0.05, wide=parallel((8, 8), 2, 5, 512)),
     ),
     "imagenet64": Preset(
         about="pictures at 64 x 64, 256 tokens of 1024 symbols (320 bytes); --data.path ImageNet or another folder",
@@ -125,9 +122,7 @@ OURS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
                           decoder_grid=(16, 16), norm="group", variance=(0.01, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
-        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.05, fullness=1.0))} | local_rivals(
-                    (4, 4, 4, 4, 4), beta_last=0.05, wide=parallel((16, 16), 2, 6, 1024)),
+        methods=local_methods((4, 4, 4, 4, 4), beta_last=0.05, wide=parallel((16, 16), 2, 6, 1024)),
     ),
     "imagenet256": Preset(
         about="pictures at 256 x 256, 1024 tokens of 1024 symbols (1.28 kB); --data.path ImageNet or another folder",
@@ -136,9 +131,7 @@ OURS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
                           decoder_grid=(32, 32), norm="group", variance=(0.01, 1.0)),
         train=TrainConfig(steps=50_000, batch_size=8, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
-        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", beta_first=1.0,
-                                            beta_last=0.05, fullness=1.0))} | local_rivals(
-                    (4, 4, 4, 4, 4), beta_last=0.05, wide=parallel((32, 32), 2, 6, 1024)),
+        methods=local_methods((4, 4, 4, 4, 4), beta_last=0.05, wide=parallel((32, 32), 2, 6, 1024)),
     ),
     "array": Preset(
         about="your own vectors from an .npy or .npz file, 8 tokens of 64 symbols (48 bits)",
@@ -165,20 +158,16 @@ OURS: dict[str, Preset] = {
                           encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(64,),
                           variance=(0.01, 1.0)),
         train=TrainConfig(steps=800, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.05),
-        methods={"daps": Variant(DAPSConfig(samples=8, ess_fraction=0.5, trained=1, credit="local", reach=1,
-                                            beta_first=1.0, beta_last=0.01, fullness=1.0))} | local_rivals(
-                    (8, 8), samples=8),
+        methods=local_methods((8, 8), samples=8),
     ),
     "lafan1": Preset(
         about="LAFAN1 on the Unitree G1, 32 frames as 64 tokens of 1024 symbols (640 bits), tuned for time to quality",
-        data=DataConfig("lafan1"),
+        data=DataConfig("lafan1", scaling="spectral"),
         nets=Architecture(num_tokens=64, vocab_size=1024, width=128, patches=(64,), trunk_layers=2, mlp_ratio=4,
                           encoder_kind="parallel", structure="lattice", decoder_kind="conv", hidden=(128,),
-                          variance=(0.01, 1.0)),
+                          decoder_layers=1, variance=(0.02, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
-        methods={"daps": Variant(DAPSConfig(samples=4, ess_fraction=0.5, trained=1, credit="local", reach=2,
-                                            beta_first=1.0, beta_last=0.01, fullness=1.0))} | local_rivals(
-                    (4, 4, 4, 4, 4), reach=2, wide=parallel((64,), 2, 6, 1024)),
+        methods=local_methods((4, 4, 4, 4, 4), wide=parallel((64,), 2, 6, 1024)),
     ),
 }
 # fmt: on
