@@ -19,6 +19,7 @@ from daps.atomic import replacing
 from daps.entries import Entry, parameters, read_entries
 from daps.evaluate import Protocol, evaluate_run
 from daps.features import FeatureConfig
+from daps.motion_metrics import UNITS
 from daps.presets import preset
 from daps.run import Run, portable_command, write_json
 
@@ -195,6 +196,7 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
     last: dict[str, Any] = next((row for row in reversed(run.metrics()) if "loss" in row), {})
     train, stochastic, greedy = config.train, figures["stochastic"], figures["greedy"]
     features = (figures.get("features") or {}).get("stochastic", {})
+    motion = figures.get("motion") or {"stochastic": {}, "greedy": {}}
     on_cpu = environment["device"] == "cpu"
     sequences = train.batch_size * config.method.sequences * config.nets.num_tokens
     return {
@@ -221,6 +223,8 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
         "rfid": features.get("rfid"),
         "frechet_efficientnet_lite0": features.get("frechet_efficientnet_lite0"),
         "top1_agreement_efficientnet_lite0": features.get("top1_agreement_efficientnet_lite0"),
+        **{name: motion["stochastic"].get(name) for name in UNITS},
+        **{f"{name}_greedy": motion["greedy"].get(name) for name in UNITS},
         "nominal_bits": figures["nominal_bits"],
         "information_bits": figures["information_bits"],
         "usage": stochastic["usage_pooled"],
@@ -255,6 +259,12 @@ COLUMNS: tuple[Column, ...] = (
     ("PSNR greedy", lambda r: r["psnr_greedy"], ".2f"),
     ("SSIM", lambda r: r["ssim"], ".4f"),
     ("rFID", lambda r: r["rfid"], ".1f"),
+    ("Frechet, EfficientNet-Lite0", lambda r: r["frechet_efficientnet_lite0"], ".2f"),
+    ("top-1 agreement", lambda r: r["top1_agreement_efficientnet_lite0"], ".0%"),
+    ("joint RMS, rad", lambda r: r["joint_rms"], ".3f"),
+    ("joint RMS greedy", lambda r: r["joint_rms_greedy"], ".3f"),
+    ("MPJPE, mm", lambda r: r["mpjpe"], ".1f"),
+    ("MPJPE greedy", lambda r: r["mpjpe_greedy"], ".1f"),
     ("nominal bits", lambda r: r["nominal_bits"], ",.0f"),
     ("I(x; z), bits", lambda r: r["information_bits"], ",.1f"),
     ("symbols used", lambda r: r["usage_per_position"], ".0%"),
