@@ -48,8 +48,8 @@ def test_a_plan_that_contradicts_itself_is_refused(changes: dict[str, Any], comp
 
 def row(method: str, seed: int, **figures: Any) -> dict[str, Any]:
     names = ("steps", "peak_mb", "params", "tokens_sampled", "log_p", "beta_elbo", "psnr", "psnr_greedy", "ssim")
-    names += ("rfid", "frechet_efficientnet_lite0", "top1_agreement_efficientnet_lite0", "joint_rms", "joint_rms_greedy")
-    names += ("mpjpe", "mpjpe_greedy", "nominal_bits", "information_bits")
+    names += ("rfid", "frechet_efficientnet_lite0", "top1_agreement_efficientnet_lite0", "joint_rms")
+    names += ("joint_rms_greedy", "mpjpe", "mpjpe_greedy", "nominal_bits", "information_bits")
     names += ("usage_per_position", "perplexity_per_position")
     blank = dict.fromkeys(names)
     some = {"steps": 10, "cpu_s": 0.5, "gpu_s": None, "tokens_sampled": 2_000_000}

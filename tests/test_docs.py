@@ -133,6 +133,19 @@ def test_tables_of_methods_are_those_of_their_results() -> None:
         assert markdown(json.loads(path.read_text())) in page, path.name
 
 
+def test_what_motion_costs_is_what_was_computed() -> None:
+    page = (ROOT / "docs" / "learning.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "docs" / "results" / "rate_distortion_lafan1.json").read_text())
+    for trained, held_out in zip(rows[::2], rows[1::2], strict=True):
+        errors = f"| {trained['joint_rms']:.3f} | {held_out['joint_rms']:.3f} |"
+        assert (trained["split"], held_out["split"]) == ("train", "validation")
+        assert f"{errors} {held_out['coefficients_above_error']:,} |" in page, errors
+
+
+def test_the_papers_figures_stand_beside_ours() -> None:
+    assert load_benchmark("summary").table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_what_was_not_kept_is_shown_as_it_was_measured() -> None:
     page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
     for row in json.loads((ROOT / "docs" / "results" / "not_kept.json").read_text()):
