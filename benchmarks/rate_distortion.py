@@ -70,7 +70,10 @@ def main() -> None:
             error = error_at(variance, options.bits)
             joints = ((basis.square() @ error).view(training.shape) * scale**2)[:, ROOT:]
             row = {"transform": name, "split": split, "bits": options.bits, "windows": len(values)}
-            row |= {"joint_rms": round(math.sqrt(float(joints.mean())), 5), "standardised_mse": round(float(error.mean()), 5)}
+            row |= {
+                "joint_rms": round(math.sqrt(float(joints.mean())), 5),
+                "standardised_mse": round(float(error.mean()), 5),
+            }
             rows.append(row | {"coefficients_above_error": int((variance > error).sum())})
             print(rows[-1])
     about = environment(torch.device("cpu"))
