@@ -88,6 +88,19 @@ def angle_between(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[T
     return 2 * torch.atan2(between[..., 1:].norm(dim=-1), between[..., 0].abs())
 
 
+def from_vector(v: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 4"]:
+    """The rotation about v by |v| radians: the exponential map; smooth at 0."""
+    half = v.square().sum(-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny).sqrt() / 2
+    return torch.cat((half.cos(), v / 2 * torch.sinc(half / math.pi)), -1)
+
+
+def to_vector(q: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 3"]:
+    """The inverse of from_vector, of length at most pi; q and -q are alike. Smooth but at half turns."""
+    q = torch.where(q[..., :1] < 0, -q, q)
+    size = q[..., 1:].square().sum(-1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny).sqrt()
+    return q[..., 1:] * (2 * torch.atan2(size, q[..., :1]) / size)
+
+
 def continuous(q: Float[Tensor, "*N F 4"]) -> Float[Tensor, "*N F 4"]:
     """The same rotations with w >= 0 in the first frame, and no negative dot product of neighbours."""
     flips = (q[..., 1:, :] * q[..., :-1, :]).sum(-1) < 0
