@@ -103,6 +103,14 @@ class Simulation:
             power=np.abs(torque * speeds).sum(-1).mean(1),
         )
 
+    def state(self) -> Array:
+        """All that the physics of the robots goes on from, [N, S]."""
+        return self._state.copy()
+
+    def restore(self, state: Array) -> None:
+        """Takes up a state that was kept."""
+        self._state = state.copy()
+
     def close(self) -> None:
         """Ends the threads."""
         self._pool.close()

@@ -4,7 +4,9 @@ What the robot feels does not change when it starts elsewhere or faces another w
 own body's frame and predicts, also there, how all velocities change in a control step; poses follow by integration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,8 +44,14 @@ class State:
         own = rotation.rotate(rotation.conjugate(self.pose[..., 3:ROOT]), difference[..., :3])
         return torch.cat((own, difference[..., 3:]), -1)
 
-    def __getitem__(self, index: object) -> "State":
-        return State(self.pose[index], self.velocity[index])  # type: ignore[index]
+    def __getitem__(self, index: Any) -> "State":
+        """Those of an index over the leading axes."""
+        return State(self.pose[index], self.velocity[index])
+
+    @staticmethod
+    def stack(states: "Sequence[State]", axis: int) -> "State":
+        """One more leading axis."""
+        return State(torch.stack([s.pose for s in states], axis), torch.stack([s.velocity for s in states], axis))
 
 
 def perceptron(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:

@@ -3,21 +3,20 @@
 import math
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 import torch
 
-mujoco = pytest.importorskip("mujoco")
-
-from daps import rotation  # noqa: E402
-from daps.data.gait import gait  # noqa: E402
-from daps.robot.model import build  # noqa: E402
-from daps.robot.reference import References, advance, difference, resampled, velocities  # noqa: E402
-from robot.stick import write_stick  # noqa: E402
+from daps import rotation
+from daps.data.gait import gait
+from daps.robot.model import build
+from daps.robot.reference import References, advance, difference, resampled, velocities
+from robot.stick import write_stick
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> "mujoco.MjModel":
+def model(tmp_path_factory: pytest.TempPathFactory) -> mujoco.MjModel:
     return build(write_stick(Path(tmp_path_factory.mktemp("robot"))))
 
 
@@ -27,7 +26,7 @@ def random_poses(count: int) -> torch.Tensor:
     return poses
 
 
-def test_the_calculus_of_poses_is_mujocos(model: "mujoco.MjModel") -> None:
+def test_the_calculus_of_poses_is_mujocos(model: mujoco.MjModel) -> None:
     poses = random_poses(20)
     for before, after in zip(poses[:-1], poses[1:], strict=True):
         expected = np.zeros(35)

@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 
-mujoco = pytest.importorskip("mujoco")
-
-from daps.motion import G1_JOINTS  # noqa: E402
-from daps.robot import model as robot_model  # noqa: E402
-from daps.robot.model import MOTORS, build, find_mjcf, motor_of  # noqa: E402
-from daps.robot.simulation import RATE, Simulation  # noqa: E402
-from robot.stick import write_stick  # noqa: E402
+from daps.motion import G1_JOINTS
+from daps.robot import model as robot_model
+from daps.robot.model import MOTORS, build, find_mjcf, motor_of
+from daps.robot.simulation import RATE, Simulation
+from robot.stick import write_stick
 
 STANDING = np.array([0, 0, 0.74, 1, 0, 0, 0] + [0] * 29, dtype=np.float64)
 

@@ -2,30 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
 
-pytest.importorskip("mujoco")
-
-from daps import rotation
 from daps.robot.world import Normaliser, State, World, perceptron, prediction_loss
-
-JOINTS = 3
-
-
-def random_state(*shape: int, seed: int = 0) -> State:
-    generator = torch.Generator().manual_seed(seed)
-    pose = torch.randn(*shape, 7 + JOINTS, generator=generator, dtype=torch.float64)
-    pose[..., 3:7] /= pose[..., 3:7].norm(dim=-1, keepdim=True)
-    return State(pose, torch.randn(*shape, 6 + JOINTS, generator=generator, dtype=torch.float64))
-
-
-def turned(state: State, angle: float, shift: Tensor) -> State:
-    """The same robot elsewhere, facing another way."""
-    q = rotation.about_z(torch.tensor(angle, dtype=torch.float64))
-    place = rotation.rotate(q, state.pose[..., :3]) + shift
-    facing = rotation.multiply(q.expand_as(state.pose[..., 3:7]), state.pose[..., 3:7])
-    speed = rotation.rotate(q, state.velocity[..., :3])
-    return State(torch.cat((place, facing, state.pose[..., 7:]), -1), torch.cat((speed, state.velocity[..., 3:]), -1))
+from robot.states import JOINTS, random_state, turned
 
 
 def test_what_is_felt_does_not_depend_on_place_and_heading() -> None:
@@ -68,7 +47,7 @@ def test_the_world_model_learns_a_world_of_its_own_kind() -> None:
     for step in range(8):
         pull = 0.5 * (targets[:, step] - seen[-1].pose[..., 7:]) - 0.2 * seen[-1].velocity[..., 6:]
         seen.append(seen[-1].moved(torch.cat((torch.zeros(256, 6).double(), pull), -1)))
-    states = State(torch.stack([s.pose for s in seen], 1), torch.stack([s.velocity for s in seen], 1))
+    states = State.stack(seen, 1)
     world = World(JOINTS, (64,)).double()
     world.fit_scales(states[:, 0], targets[:, 0], states[:, 1])
     optimizer = torch.optim.Adam(world.net.parameters(), 3e-3)

@@ -1,0 +1,25 @@
+"""Random robots of three joints, and the same ones elsewhere."""
+
+import torch
+from torch import Tensor
+
+from daps import rotation
+from daps.robot.world import State
+
+JOINTS = 3
+
+
+def random_state(*shape: int, seed: int = 0) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    pose = torch.randn(*shape, 7 + JOINTS, generator=generator, dtype=torch.float64)
+    pose[..., 3:7] /= pose[..., 3:7].norm(dim=-1, keepdim=True)
+    return State(pose, torch.randn(*shape, 6 + JOINTS, generator=generator, dtype=torch.float64))
+
+
+def turned(state: State, angle: float, shift: Tensor) -> State:
+    """The same robot elsewhere, facing another way."""
+    q = rotation.about_z(torch.tensor(angle, dtype=torch.float64))
+    place = rotation.rotate(q, state.pose[..., :3]) + shift
+    facing = rotation.multiply(q.expand_as(state.pose[..., 3:7]), state.pose[..., 3:7])
+    speed = rotation.rotate(q, state.velocity[..., :3])
+    return State(torch.cat((place, facing, state.pose[..., 7:]), -1), torch.cat((speed, state.velocity[..., 3:]), -1))

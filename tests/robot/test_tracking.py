@@ -1,0 +1,155 @@
+"""The tracker sees what it should, its training goes on bit for bit, and looking ahead lowers the cost."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import pytest
+import torch
+
+from daps.data.gait import gait
+from daps.robot.model import build
+from daps.robot.reference import References
+from daps.robot.tracker import Tracker, TrackerConfig, goal_features, tracking_cost
+from daps.robot.tracking import Buffer, Tracking, TrackingConfig, lost
+from daps.robot.world import State
+from robot.states import JOINTS, random_state, turned
+from robot.stick import write_stick
+
+TINY: dict[str, Any] = {
+    "samples": 96,
+    "robots": 8,
+    "segment": 4,
+    "capacity": 16,
+    "foresight": 2,
+    "horizon": 3,
+    "batch_size": 8,
+    "world_hidden": (16,),
+}
+
+
+@pytest.fixture(scope="module")
+def walk() -> References:
+    return References.of({"a": torch.from_numpy(gait(0, 60)), "b": torch.from_numpy(gait(1, 40))})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> mujoco.MjModel:
+    return build(write_stick(Path(tmp_path_factory.mktemp("robot"))), light=True)
+
+
+def tracking(model: mujoco.MjModel, walk: References, **changes: Any) -> Tracking:
+    return Tracking(model, walk, TrackingConfig(**{**TINY, **changes}), TrackerConfig((16,), (1, 3)))
+
+
+def test_goals_look_the_same_from_everywhere() -> None:
+    here, goal = random_state(5), random_state(5, seed=1)
+    shift = torch.tensor([2.0, -1.0, 0.0], dtype=torch.float64)
+    seen = goal_features(here, goal)
+    assert seen.shape == (5, 3 + 6 + 6 + 2 * JOINTS)
+    torch.testing.assert_close(goal_features(turned(here, 2.0, shift), turned(goal, 2.0, shift)), seen)
+    assert (goal_features(here, turned(goal, 0.3, 0 * shift)) - seen).abs().max() > 0.1
+
+
+def test_the_cost_is_zero_at_the_goal_and_rises_with_every_error() -> None:
+    goal = random_state(4)
+    at_goal = tracking_cost(goal, goal, goal.pose[:, 7:])
+    torch.testing.assert_close(at_goal, torch.zeros(4).double(), rtol=0, atol=1e-7)
+    for change in range(goal.velocity.shape[1]):
+        bump = torch.zeros_like(goal.velocity)
+        bump[:, change] = 0.1
+        for state in (State(goal.moved(5 * bump).pose, goal.velocity), State(goal.pose, goal.velocity + bump)):
+            assert (tracking_cost(state, State(goal.pose, goal.velocity), goal.pose[:, 7:]) > 1e-4).all()
+    assert (tracking_cost(goal, goal, goal.pose[:, 7:] + 0.1) > 1e-4).all()
+
+
+@pytest.mark.parametrize(("axis", "by", "gone"), [(2, 0.24, False), (2, 0.26, True), (0, 0.9, False), (1, 1.1, True)])
+def test_a_robot_is_lost_beyond_the_bounds(axis: int, by: float, gone: bool) -> None:
+    goal = random_state(3)
+    pose = goal.pose.clone()
+    pose[:, axis] += by
+    assert lost(State(pose, goal.velocity), goal).tolist() == [gone] * 3
+
+
+def test_a_robot_that_has_tipped_over_is_lost() -> None:
+    upright = torch.zeros(1, 10)
+    upright[:, 3] = 1
+    fallen = upright.clone()
+    for angle, gone in ((0.7, False), (0.9, True)):  # radians; the verticals are 2 sin(angle / 2) apart
+        fallen[:, 3:7] = torch.tensor([torch.cos(torch.tensor(angle / 2)), torch.sin(torch.tensor(angle / 2)), 0, 0])
+        assert lost(State(fallen, torch.zeros(1, 9)), State(upright, torch.zeros(1, 9))).tolist() == [gone]
+
+
+def test_the_buffer_keeps_the_latest_segments_in_order() -> None:
+    buffer, generator = Buffer(4, 3, 10), torch.Generator().manual_seed(0)
+    for start in (0, 3):
+        mark = torch.arange(start, start + 3).float()
+        poses = (10 * mark[:, None] + torch.arange(4)).unsqueeze(-1).expand(3, 4, 10)
+        states = State(poses, poses[..., :9])
+        buffer.add(states, poses[:, :3, :3] + 0.5, mark.long(), 100 * mark.long())
+    assert buffer.count == 4 and sorted(buffer.clip.tolist()) == [2, 3, 4, 5]
+    states, targets = buffer.steps(200, 2, generator)
+    first = states.pose[:, :1, :1]
+    assert torch.equal(states.pose[..., :1] - first, torch.arange(3.0).view(1, 3, 1).expand(200, 3, 1))
+    assert torch.equal(targets[..., :1], states.pose[:, :2, :1] + 0.5)
+    assert set((first.flatten() % 10).tolist()) == {0.0, 1.0}
+    state, clip, frame = buffer.states(200, generator)
+    assert torch.equal(state.pose[:, 0], 10.0 * clip + frame % 100) and torch.equal(frame // 100, clip)
+    assert set((frame % 100).tolist()) == {0, 1, 2}
+
+
+def test_robots_start_on_their_references_and_the_buffer_holds_what_they_did(
+    model: mujoco.MjModel, walk: References
+) -> None:
+    training = tracking(model, walk, noise=0.0, push=0.0)
+    at = walk.rows(training.clip, training.frame)
+    torch.testing.assert_close(training.state().pose, walk.poses[at])
+    training.collect()
+    assert training.buffer.count == 8
+    torch.testing.assert_close(training.buffer.pose[:8, 0], walk.poses[at])
+    goals = training.tracker.goals(walk, training.buffer.clip[:8], training.buffer.frame[:8])
+    torch.testing.assert_close(
+        training.tracker(State(training.buffer.pose[:8, 0], training.buffer.velocity[:8, 0]), goals),
+        training.buffer.targets[:8, 0],
+    )
+    assert goals.pose.shape == (8, 2, 36)  # one and three steps ahead
+    later = walk.rows(training.buffer.clip[:8], training.buffer.frame[:8] + 3)
+    torch.testing.assert_close(goals.pose[:, 1], walk.poses[later])
+
+
+def test_looking_ahead_lowers_the_cost_that_the_world_model_foresees(model: mujoco.MjModel, walk: References) -> None:
+    training = tracking(model, walk, policy_rate=3e-3, rate_last=1.0, horizon=8, world_updates=40)
+    for _ in training.run():
+        pass
+    batch = training.buffer.states(8, training.generator)
+    before = training.foreseen_cost(*batch)
+    for _ in range(30):
+        training._update("policy", training.tracker.net, training.foreseen_cost(*batch))
+    assert training.foreseen_cost(*batch) < 0.97 * before
+
+
+def test_a_training_goes_on_bit_for_bit(model: mujoco.MjModel, walk: References) -> None:
+    whole = tracking(model, walk)
+    figures = list(whole.run())
+    assert [row["samples"] for row in figures] == [32, 64, 96]
+    assert all(map(torch.isfinite, map(torch.tensor, figures[-1].values())))
+    part, file = tracking(model, walk), io.BytesIO()
+    next(part.run())
+    torch.save(part.state_dict(), file)
+    file.seek(0)
+    rest = tracking(model, walk, seed=0)
+    rest.load_state_dict(torch.load(file, weights_only=False))
+    assert list(rest.run()) == figures[1:]
+    for a, b in zip(whole.tracker.state_dict().values(), rest.tracker.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="tracking.robots: must be >= 1, got 0"):
+        TrackingConfig(robots=0)
+    with pytest.raises(ValueError, match="tracking.foresight: a segment holds 16 steps, got 17"):
+        TrackingConfig(foresight=17)
+    with pytest.raises(ValueError, match=r"tracker.lookahead: wants control steps >= 1, got \(0, 4\)"):
+        TrackerConfig(lookahead=(0, 4))
+    assert Tracker(JOINTS, TrackerConfig((8,), (2,))).inputs.mean.shape == (4 + 6 + 6 + 15 + 6,)
