@@ -135,8 +135,8 @@ class Architecture:
             embedding = code_embedding(self.structure, self.vocab_size, self.width)
         likelihood = self._likelihood()
         grid = (self.num_tokens,) if len(self._shape()) == 2 else self.decoder_grid
-        local = grid if self.decoder_kind == "conv" else None
-        return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape(), local)
+        places = None if self.decoder_kind == "mlp" else grid
+        return Decoder(embedding, self._head(likelihood.channels), likelihood, self._shape(), places)
 
     def _shape(self) -> tuple[int, ...]:
         if not 1 <= len(self.data_shape) <= 3:

@@ -17,7 +17,8 @@ class Decoder(nn.Module):
         net: [N, T, D] -> [N, P * values] in any shape that holds P = likelihood.channels numbers per value of x.
         likelihood: numbers -> distribution.
         data_shape: shape of one datum.
-        grid: where the network is local, the grid on which tokens lie over x: (rows, columns) or (steps,).
+        grid: on which tokens lie over x, (rows, columns) or (steps,), where they have places: each may reach farther,
+            but its own place most.
     """
 
     def __init__(
