@@ -167,7 +167,7 @@ class DAPSConfig(MethodConfig):
         grid = with_vectors(decoder, "method.credit").grid
         if grid is None:
             raise ValueError(
-                "method.credit: local credit needs a decoder whose tokens have places over x (nets.decoder_kind = conv, "
+                "method.credit: local credit needs a decoder whose tokens have places (nets.decoder_kind = conv, "
                 "or transformer for sequences); take credit = sequence"
             )
         return LocalCredit(Reach(num_tokens, grid, self.reach), self.tail)

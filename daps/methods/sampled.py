@@ -78,7 +78,7 @@ def credit_part(kind: CreditKind, reach: int, encoder: Encoder, decoder: nn.Modu
     grid = with_vectors(decoder, "method.credit").grid
     if grid is None:
         raise ValueError(
-            "method.credit: local credit needs a decoder whose tokens have places over x (nets.decoder_kind = conv, "
+            "method.credit: local credit needs a decoder whose tokens have places (nets.decoder_kind = conv, "
             "or transformer for sequences); take credit = sequence"
         )
     return LocalCredit(Reach(encoder.num_tokens, grid, reach), 0.0 if encoder.shared else 1.0)

@@ -214,7 +214,7 @@ def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     ("changes", "message"),
     [
         ({"reach": -1}, r"method.reach: must be >= 0 tokens, got -1; 0 is a token's own cell"),
-        ({"credit": "local"}, r"method.credit: local credit needs a decoder whose tokens have places over x"),
+        ({"credit": "local"}, r"method.credit: local credit needs a decoder whose tokens have places"),
     ],
 )
 def test_settings_that_the_networks_cannot_serve(changes: dict[str, Any], message: str) -> None:
