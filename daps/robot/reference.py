@@ -91,7 +91,7 @@ class References:
         """Number of clips."""
         return len(self.names)
 
-    def rows(self, clip: Int[Tensor, "*N"], frame: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    def rows(self, clip: Int[Tensor, "*#N"], frame: Int[Tensor, "*#N"]) -> Int[Tensor, "*N"]:
         """Where frames lie in the table; the last frame of a clip stands for all after it."""
         return self.starts[clip] + torch.minimum(frame, self.lengths[clip] - 1)
 

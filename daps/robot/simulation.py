@@ -15,7 +15,7 @@ RATE = 50  # control steps per second
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a control step did to N robots, measured at its end."""
+    """What a control step did to N robots; forces and the centre of mass as at the start of its last physics step."""
 
     com: Array
     """Centre of mass, m [N, 3]."""

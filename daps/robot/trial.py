@@ -1,0 +1,188 @@
+"""Trials of a tracker: from many places in the motions, for some seconds each, until the motion is lost.
+
+Lost is: `daps.robot.tracking.lost`, or a hand or foot 0.3 m too high or low. Errors are means over the frames before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import mujoco
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from daps.kinematics import Kinematics
+from daps.motion import ROOT
+from daps.robot.reference import References
+from daps.robot.simulation import RATE, Simulation
+from daps.robot.tracker import Tracker
+from daps.robot.tracking import lost
+from daps.robot.world import State
+
+ENDS = ("left_ankle_roll_link", "right_ankle_roll_link", "left_wrist_yaw_link", "right_wrist_yaw_link")
+MAX_END_HEIGHT = 0.3  # m
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a number of trials; means over trials and their frames before the motion was lost."""
+
+    success: float
+    """Share of trials that kept the motion to their end."""
+    seconds: float
+    """Mean time until the end or until it was lost."""
+    mpjpe: float
+    """Bodies relative to the root, mm."""
+    mpjpe_global: float
+    """Bodies in the world, mm."""
+    joint_error: float
+    """RMS over joints, rad."""
+    com_velocity_error: float
+    """Of the centre of mass, m/s: against the velocity that the reference's own centre of mass has."""
+    power: float
+    """Mechanical power of the motors, W."""
+    trials: int
+
+    def rows(self) -> dict[str, float]:
+        """Name -> figure."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Blows:
+    """Pushes in a random direction, now and then."""
+
+    speed: float = 0.0
+    """m/s that a push adds to the root."""
+    seconds: float = 2.0
+    """From one to the next."""
+
+
+def spread_starts(references: References, count: int, seconds: float, seed: int) -> Int[Tensor, "N 2"]:
+    """Clips and frames to start from: drawn once each where there are enough."""
+    points = references.starting_points(round(seconds * RATE))
+    generator = torch.Generator().manual_seed(seed)
+    if len(points) >= count:
+        return points[torch.randperm(len(points), generator=generator)[:count]]
+    return points[torch.randint(len(points), (count,), generator=generator)]
+
+
+@torch.no_grad()
+def try_out(
+    model: mujoco.MjModel,
+    kinematics: Kinematics,
+    tracker: Tracker,
+    references: References,
+    starts: Int[Tensor, "N 2"],
+    seconds: float = 8.0,
+    blows: Blows | None = None,
+    threads: int = 1,
+    seed: int = 0,
+) -> Outcome:
+    """Trials of a tracker on the motions given, all at once.
+
+    Args:
+        model: of the robot.
+        kinematics: of the same robot.
+        tracker: to try.
+        references: what it follows, and what errors are against: true motions, or decoded ones.
+        starts: clip and frame of each trial, as spread_starts draws them. Robots begin on the reference.
+        seconds: length of a trial.
+        blows: pushes; none if left out.
+        threads: of the physics.
+        seed: of the pushes.
+    """
+    clip, first = starts.unbind(-1)
+    simulation, generator = Simulation(model, len(starts), threads), np.random.default_rng(seed)
+    at = references.rows(clip, first)
+    everyone = np.arange(len(starts))
+    simulation.reset(everyone, references.poses[at].double().numpy(), references.velocities[at].double().numpy())
+    steps = round(seconds * RATE)
+    length = torch.minimum(references.lengths[clip] - 1 - first, torch.tensor(steps))
+    alive = torch.ones(len(starts), dtype=torch.bool)
+    lived, sums = torch.zeros(len(starts)), torch.zeros(5, len(starts))
+    com = _centres(model, references, clip, first, steps)
+    for step in range(steps):
+        if blows and blows.speed and step and step % round(blows.seconds * RATE) == 0:
+            angle = generator.uniform(0, 2 * np.pi, len(starts))
+            push = blows.speed * np.stack((np.cos(angle), np.sin(angle), 0 * angle), -1)
+            simulation.push(everyone, push)
+        here = _state(simulation)
+        targets = tracker(here, tracker.goals(references, clip, first + step))
+        feedback = simulation.step(np.nan_to_num(targets.double().numpy()))
+        at = references.rows(clip, first + step + 1)
+        goal, here = State(references.poses[at], references.velocities[at]), _state(simulation)
+        bodies, wanted = kinematics.positions(here.pose), kinematics.positions(goal.pose)
+        ends = [kinematics.bodies.index(name) for name in ENDS]
+        dropped = ((bodies - wanted)[:, ends, 2].abs() > MAX_END_HEIGHT).any(-1)
+        alive &= ~(lost(here, goal) | dropped | ~torch.isfinite(here.pose).all(-1))
+        speed = torch.from_numpy(feedback.com_velocity).float()
+        errors = torch.stack(
+            (
+                ((bodies - bodies[:, :1]) - (wanted - wanted[:, :1])).norm(dim=-1).mean(-1) * 1e3,
+                (bodies - wanted).norm(dim=-1).mean(-1) * 1e3,
+                (here.pose - goal.pose)[:, ROOT:].square().mean(-1).sqrt(),
+                (speed - com[:, step]).norm(dim=-1),
+                torch.from_numpy(feedback.power).float(),
+            )
+        )
+        counted = alive & (step < length)
+        sums[:, counted] += errors[:, counted]
+        lived += counted
+    simulation.close()
+    done = lived >= length
+    means = (sums / lived.clamp_min(1))[:, lived > 0].mean(-1).tolist() if bool(lived.any()) else [float("nan")] * 5
+    mpjpe, mpjpe_global, joints, com_velocity, power = means
+    share, time = float(done.float().mean()), float(lived.mean()) / RATE
+    return Outcome(share, time, mpjpe, mpjpe_global, joints, com_velocity, power, len(starts))
+
+
+def _state(simulation: Simulation) -> State:
+    return State(torch.from_numpy(simulation.qpos.copy()).float(), torch.from_numpy(simulation.qvel.copy()).float())
+
+
+def _centres(
+    model: mujoco.MjModel, references: References, clip: Tensor, first: Tensor, steps: int
+) -> Float[Tensor, "N S 3"]:
+    """Velocity of the reference's centre of mass at each step, by MuJoCo's own kinematics, m/s."""
+    data, known = mujoco.MjData(model), {}
+    rows = references.rows(clip[:, None], first[:, None] + torch.arange(1, steps + 1))
+    for row in rows.unique().tolist():
+        data.qpos, data.qvel = references.poses[row].numpy(), references.velocities[row].numpy()
+        mujoco.mj_fwdPosition(model, data)
+        mujoco.mj_fwdVelocity(model, data)
+        mujoco.mj_subtreeVel(model, data)
+        known[row] = torch.from_numpy(data.subtree_linvel[1].copy()).float()
+    return torch.stack([known[row] for row in rows.flatten().tolist()]).view(*rows.shape, 3)
+
+
+def summary(outcomes: Sequence[tuple[str, Outcome]]) -> list[list[str]]:
+    """A header and a line per outcome."""
+    header = [
+        "motions",
+        "success",
+        "seconds",
+        "MPJPE, mm",
+        "global, mm",
+        "joints, rad",
+        "COM velocity, m/s",
+        "power, W",
+    ]
+    return [
+        [*header, "trials"],
+        *(
+            [
+                name,
+                f"{o.success:.0%}",
+                f"{o.seconds:.1f}",
+                f"{o.mpjpe:.0f}",
+                f"{o.mpjpe_global:.0f}",
+                f"{o.joint_error:.3f}",
+                f"{o.com_velocity_error:.2f}",
+                f"{o.power:.0f}",
+                str(o.trials),
+            ]
+            for name, o in outcomes
+        ),
+    ]
