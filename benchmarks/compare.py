@@ -4,7 +4,7 @@
                                  [--runs runs/compare] [--device auto] [--robot MJCF] [--collect]
 
     mnist        all methods, 167 seconds each: what the authors' FSQ took for 5,000 steps (one core, measured)
-    mnist-long   DAPS and FSQ for half an hour, with more weight decay than the preset has
+    mnist-long   DAPS, FSQ and VQ-VAE for half an hour, with more weight decay than the preset has
     cifar10      DAPS with either encoder, FSQ, VQ-VAE, Gumbel-softmax, 450 seconds each
     imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures; also Frechet distances and top-1
                  agreement by EfficientNet-Lite0
@@ -48,7 +48,7 @@ class Study:
 # fmt: off
 STUDIES = {
     "mnist": Study("mnist", tuple("daps vqvae fsq lfq bsq gumbel grmck rloo vimco rws ppo".split()), 167),
-    "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq")), 1_800),
+    "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 1_800),
     "cifar10": Study("cifar10", ("daps", AUTOREGRESSIVE, "vqvae", "fsq", "gumbel"), 450),
     "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 600, FeatureConfig(("efficientnet",)), 2),
     "lafan1": Study("lafan1", ("daps", "fsq", "vqvae"), 600),
