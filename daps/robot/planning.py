@@ -1,0 +1,161 @@
+"""Trains the planner on windows of motion: their codes, what came before, how they move and what they are called."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from daps.methods.base import Autoencoder
+from daps.motion import pose_features
+from daps.robot.labels import Label, all_captions, label, measured
+from daps.robot.planner import Conditions, Planner, PlannerConfig
+from daps.schedules import Cosine
+
+PAST = 2  # frames before a window that the planner sees
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """What decides the outcome of a training beside motions and tokenizer."""
+
+    steps: int = 10_000
+    """Updates."""
+    batch_size: int = 64
+    """Windows of an update."""
+    learning_rate: float = 1e-3
+    """At the first step."""
+    rate_last: float = 0.05
+    """At the last step, as a share of the first, along half a cosine."""
+    weight_decay: float = 0.01
+    """Decoupled."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    stride: int = 2
+    """Frames from one window to the next."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"planning.{name}: must be >= 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PlanningData:
+    """Windows, a row each."""
+
+    past: Float[Tensor, "N F C"]
+    """Features of the frames before."""
+    commands: Float[Tensor, "N 3"]
+    """As `daps.robot.labels.Command`, of the window."""
+    labels: tuple[Label, ...]
+    """What each is called."""
+    codes: Int[Tensor, "N T"]
+    """Of the tokenizer."""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def planning_data(
+    tokenizer: Autoencoder, clips: Mapping[str, Float[Tensor, "F P"]], stride: int, batch: int = 256
+) -> PlanningData:
+    """All windows of clips, `stride` frames apart, by a tokenizer of motion.
+
+    Args:
+        tokenizer: of windows [F, C].
+        clips: name -> poses at 30 frames per second; names say what is done (daps.robot.labels).
+        stride: frames from one window to the next.
+        batch: windows encoded at a time.
+
+    Raises:
+        ValueError: no clip that is long enough.
+    """
+    window = tokenizer.data_shape[0]
+    past, windows, commands, labels = [], [], [], []
+    for name, poses in clips.items():
+        features = pose_features(poses).float()
+        for start in range(PAST, len(poses) - window + 1, stride):
+            past.append(features[start - PAST : start])
+            windows.append(features[start : start + window])
+            command = measured(poses[start - 1 : start + window])
+            commands.append((command.forward, command.left, command.turn))
+            labels.append(label(name, command))
+    if not windows:
+        raise ValueError(f"motion: a plan needs clips of at least {window + PAST} frames; give longer ones")
+    every = torch.stack(windows)
+    codes = torch.cat([tokenizer.encode(part.to(tokenizer.device)).cpu() for part in every.split(batch)])
+    return PlanningData(torch.stack(past), torch.tensor(commands), tuple(labels), codes)
+
+
+class Planning:
+    """A training in progress.
+
+    Args:
+        data: to learn from.
+        vocab_size: of the tokenizer.
+        read: sentences -> vectors, as SentenceEncoder.encode; every caption is read once.
+        config, planner: settings.
+    """
+
+    def __init__(
+        self,
+        data: PlanningData,
+        vocab_size: int,
+        read: Callable[[Sequence[str]], Float[Tensor, "M 384"]],
+        config: PlanningConfig | None = None,
+        planner: PlannerConfig | None = None,
+    ) -> None:
+        self.config = config = PlanningConfig() if config is None else config
+        self.data = data
+        torch.manual_seed(config.seed)
+        frames, features = data.past.shape[1:]
+        self.planner = Planner(data.codes.shape[1], vocab_size, frames, features, planner)
+        captions = all_captions(data.labels)
+        self.captions = dict(zip(captions, read(captions), strict=True))
+        self.planner.fit_scales(self.conditions(torch.arange(len(data)), random.Random(0)))
+        self.optimizer = torch.optim.AdamW(
+            self.planner.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.step = 0
+
+    def conditions(self, rows: Int[Tensor, " N"], chance: random.Random) -> Conditions:
+        """Of windows, with one of its captions for each."""
+        text = torch.stack([self.captions[self.data.labels[row].caption(chance)] for row in rows.tolist()])
+        yes = torch.ones(len(rows), dtype=torch.bool)
+        return Conditions(text, self.data.commands[rows], self.data.past[rows], yes, yes)
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Steps until the last, with the figures of each: nats of a window under the planner."""
+        share = Cosine(1.0, self.config.rate_last, self.config.steps)
+        while self.step < self.config.steps:
+            seed = self.config.seed * 1_000_003 + self.step  # batch and captions are functions of seed and step
+            generator, chance = torch.Generator().manual_seed(seed), random.Random(seed)
+            rows = torch.randint(len(self.data), (self.config.batch_size,), generator=generator)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * share(self.step)
+            self.optimizer.zero_grad()
+            loss = self.planner.loss(self.conditions(rows, chance), self.data.codes[rows], generator)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.planner.parameters(), self.config.clip)
+            self.optimizer.step()
+            self.step += 1
+            yield {"step": self.step, "nats": float(loss.detach())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that continues the training bit for bit."""
+        return {
+            "step": self.step,
+            "planner": self.planner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Takes up where state_dict left off."""
+        self.step = saved["step"]
+        self.planner.load_state_dict(saved["planner"])
+        self.optimizer.load_state_dict(saved["optimizer"])
