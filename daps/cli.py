@@ -1,11 +1,8 @@
 """The command line: `daps train | eval | compare | report | encode | decode`."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
 from tyro.conf import Positional, arg
 
 from daps.architecture import Architecture
 from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
 from daps.methods import METHODS, MethodConfig
+from daps.options import parse
 from daps.presets import PRESETS, preset
 from daps.suggest import did_you_mean
 from daps.version import VERSION
@@ -172,7 +169,7 @@ def run_train(arguments: Sequence[str]) -> None:
     method = _take(rest, "--method", next(iter(METHODS)))
     defaults = preset(name, method)
     groups = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults) if f.name != "preset"}
-    options = _parse(TrainOptions, rest, f"daps train {name}", TrainOptions(**groups))
+    options = parse(TrainOptions, rest, f"daps train {name}", TrainOptions(**groups))
     config = Config(name, options.data, options.nets, options.method, options.train, options.runtime)
     suffix = "" if method == next(iter(METHODS)) else f"-{method}"
     folder = options.run or Path("runs") / f"{name}{suffix}"
@@ -192,7 +189,7 @@ def run_train(arguments: Sequence[str]) -> None:
 
 def run_eval(arguments: Sequence[str]) -> None:
     """daps eval RUN [--options]."""
-    options = _parse(EvalOptions, arguments, "daps eval")
+    options = parse(EvalOptions, arguments, "daps eval")
     from daps.evaluate import Protocol, evaluate_run
     from daps.tables import print_evaluation
 
@@ -211,7 +208,7 @@ def _features(asked: Measures) -> "FeatureConfig":
 def run_compare(arguments: Sequence[str]) -> None:
     """daps compare PRESET [--methods ...] [--options] [-- options of daps train]."""
     end = [*arguments, "--"].index("--")
-    options = _parse(CompareOptions, arguments[:end], "daps compare")
+    options = parse(CompareOptions, arguments[:end], "daps compare")
     from daps.compare import Contestant, Plan, Stopped, commands, compare, table
     from daps.evaluate import Protocol
     from daps.tables import print_lines
@@ -238,7 +235,7 @@ def run_compare(arguments: Sequence[str]) -> None:
 
 def run_report(arguments: Sequence[str]) -> None:
     """daps report RUN [RUN ...] [-o PAGE]."""
-    options = _parse(ReportOptions, arguments, "daps report")
+    options = parse(ReportOptions, arguments, "daps report")
     if not options.runs:
         raise ValueError("report: name one run folder or more, got none: daps report RUN")
     from daps.report import write_report
@@ -250,7 +247,7 @@ def run_report(arguments: Sequence[str]) -> None:
 
 def run_encode(arguments: Sequence[str]) -> None:
     """daps encode RUN INPUT -o CODES.npz."""
-    options = _parse(EncodeOptions, arguments, "daps encode")
+    options = parse(EncodeOptions, arguments, "daps encode")
     from daps.codes import encode_files
 
     count, bits = encode_files(
@@ -268,7 +265,7 @@ def run_encode(arguments: Sequence[str]) -> None:
 
 def run_decode(arguments: Sequence[str]) -> None:
     """daps decode RUN CODES.npz -o OUT."""
-    options = _parse(DecodeOptions, arguments, "daps decode")
+    options = parse(DecodeOptions, arguments, "daps decode")
     from daps.codes import decode_files
 
     count = decode_files(options.run, options.codes, options.output, options.batch_size, options.device)
@@ -355,42 +352,3 @@ def _take(arguments: list[str], flag: str, default: str) -> str:
             del arguments[i]
             return arguments.pop(i)
     return default
-
-
-def _parse(kind: type, arguments: Sequence[str], program: str, default: Any = None) -> Any:
-    """Options by tyro, whose complaints, boxes of several lines, become one ValueError line."""
-    keywords: dict[str, Any] = {} if default is None else {"default": default}
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            options, unknown = tyro.cli(kind, prog=program, args=list(arguments), return_unknown_args=True, **keywords)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        message = _unboxed(complaint.getvalue())
-        ours = re.match(r"Error parsing \w+: (\w+[.:].*)", message)  # our own errors name option and remedy themselves
-        raise ValueError(ours[1] if ours else f"{message}; see {program} --help") from None
-    if unknown:
-        near = did_you_mean(unknown[0].split("=")[0], _flags(kind, default))
-        raise ValueError(f"no option {unknown[0]!r}{near}; see {program} --help")
-    return options
-
-
-def _unboxed(box: str) -> str:
-    """The message inside a box drawn by tyro, up to its first rule."""
-    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(line for line in lines[:rule] if line)
-
-
-def _flags(kind: type, default: Any) -> list[str]:
-    """Every option of a command, for suggestions."""
-    flags = []
-    for field in dataclasses.fields(kind):
-        group = getattr(default, field.name, None)
-        name = field.name.replace("_", "-")
-        if dataclasses.is_dataclass(group):
-            flags += [f"--{name}.{inner.name.replace('_', '-')}" for inner in dataclasses.fields(group)]
-        else:
-            flags.append(f"--{name}")
-    return flags
