@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(VERSION)
         return
-    from daps.train import Interrupted
+    from daps.progress import Interrupted
 
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:

@@ -1,8 +1,11 @@
-"""One line of progress: a live bar on a terminal, a plain line now and then in a log file."""
+"""One line of progress: a live bar on a terminal, a plain line now and then in a log file; and how to be stopped."""
 
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,6 +17,10 @@ FIGURES = {  # metric -> (label, format)
     "eta": ("eta", ".3g"),
     "bits": ("bits used", ".1f"),
     "val_psnr": ("val PSNR", ".2f"),
+    "nats": ("nats a window", ".1f"),
+    "lost": ("lost", ".0%"),
+    "world": ("world model", ".3f"),
+    "cost": ("cost", ".3f"),
 }
 
 
@@ -78,3 +85,30 @@ class ProgressLine:
     def say(self, text: str) -> None:
         """A line above the progress."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; its state is saved."""
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into a question to be asked between steps; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {kind: signal.signal(kind, ask) for kind in kinds}
+    except ValueError:  # not the main thread, which alone may listen
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -1,10 +1,7 @@
 """The training loop. Randomness and data order are functions of (seed, step), so resuming is running it again."""
 
 import dataclasses
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,16 +17,12 @@ from daps.evaluate import Protocol, evaluate, subset
 from daps.methods import Autoencoder
 from daps.optim import optimizers
 from daps.pictures import save_comparison
-from daps.progress import ProgressLine
+from daps.progress import Interrupted, ProgressLine, interrupts
 from daps.run import LOCK, Run, environment, exclusive, load_weights, peak_memory, pick_device, write_json
 from daps.scaling import statistics
 from daps.schedules import Cosine
 
 MAX_SKIPPED = 100  # consecutive steps without a finite gradient before a training gives up
-
-
-class Interrupted(Exception):
-    """Training was stopped by the user; its state is saved."""
 
 
 def resolve(config: Config, dataset: Dataset) -> Config:
@@ -258,7 +251,7 @@ def _loop(trainer: Trainer, run: Run, data: tuple[Dataset, Dataset], resumed: bo
     (dataset, validation), config = data, trainer.config
     runtime, steps = config.runtime, config.train.steps
     held_out = dataclasses.replace(validation, values=subset(validation, runtime.eval_size))
-    with _interrupts() as interrupted, ProgressLine(trainer.step, steps) as line:
+    with interrupts() as interrupted, ProgressLine(trainer.step, steps) as line:
         line.say(_greeting(trainer, run, dataset, resumed))
         while trainer.step < steps:
             trainer.model.train()
@@ -334,26 +327,3 @@ def _identity(config: Config) -> dict[str, Any]:
 def _mixed(seed: int, step: int) -> int:
     """A seed for one step, unrelated to those of other steps and seeds."""
     return int(np.random.SeedSequence([seed, step, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextmanager
-def _interrupts() -> Iterator[Any]:
-    """Turns Ctrl-C and SIGTERM into a question to be asked between steps; a second Ctrl-C stops at once."""
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {kind: signal.signal(kind, ask) for kind in kinds}
-    except ValueError:  # not the main thread, which alone may listen
-        before = {}
-    try:
-        yield lambda: asked
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

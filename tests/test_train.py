@@ -20,9 +20,10 @@ from daps.config import Config
 from daps.data import Dataset
 from daps.methods import METHODS
 from daps.presets import preset
+from daps.progress import Interrupted
 from daps.run import Run, exclusive
 from daps.scaling import Affine
-from daps.train import MAX_SKIPPED, Interrupted, Trainer, build_model, resolve, train
+from daps.train import MAX_SKIPPED, Trainer, build_model, resolve, train
 
 STEPS = 12
 

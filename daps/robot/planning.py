@@ -123,6 +123,20 @@ class Planning:
         )
         self.step = 0
 
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return self.step
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.config.steps
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of the planner, which is what remains."""
+        return self.planner.state_dict()
+
     def conditions(self, rows: Int[Tensor, " N"], chance: random.Random) -> Conditions:
         """Of windows, with one of its captions for each."""
         text = torch.stack([self.captions[self.data.labels[row].caption(chance)] for row in rows.tolist()])

@@ -153,6 +153,20 @@ class Tracking:
         self.round = 0
         self.restart(torch.ones(config.robots, dtype=torch.bool))
 
+    @property
+    def done(self) -> int:
+        """Samples so far."""
+        return self.round * self.config.robots * self.config.segment
+
+    @property
+    def total(self) -> int:
+        """Samples in all: whole rounds."""
+        return self.config.rounds * self.config.robots * self.config.segment
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of the tracker, which is what remains."""
+        return self.tracker.state_dict()
+
     def run(self) -> Iterator[dict[str, float]]:
         """Rounds until the samples are spent, with the figures of each."""
         while self.round < self.config.rounds:
@@ -162,7 +176,7 @@ class Tracking:
             self._set_rates()
             figures |= {"world": self.fit_world(), "cost": self.improve_policy()}
             self.round += 1
-            yield {"samples": self.round * self.config.robots * self.config.segment, **figures}
+            yield {"step": self.done, **figures}
 
     def restart(self, which: Bool[Tensor, " N"]) -> None:
         """Puts robots on their references somewhere in the motions."""
@@ -242,8 +256,8 @@ class Tracking:
             "world": self.world.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "generator": self.generator.get_state(),
-            "buffer": vars(self.buffer),
-            "robots": (self.simulation.state(), self.clip, self.frame, self.noise),
+            "buffer": dict(vars(self.buffer)),
+            "robots": (torch.from_numpy(self.simulation.state()), self.clip, self.frame, self.noise),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -256,7 +270,7 @@ class Tracking:
         self.generator.set_state(saved["generator"])
         vars(self.buffer).update(saved["buffer"])
         robots, self.clip, self.frame, self.noise = saved["robots"]
-        self.simulation.restore(robots)
+        self.simulation.restore(robots.numpy())
 
     def _push(self) -> None:
         hit = (torch.rand(self.config.robots, generator=self.generator) < 0.1).nonzero().squeeze(-1)
