@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields
 import mujoco
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from daps.kinematics import Kinematics
 from daps.motion import ROOT
 from daps.robot.reference import References
-from daps.robot.simulation import RATE, Simulation
+from daps.robot.simulation import RATE, Feedback, Simulation
 from daps.robot.tracker import Tracker
 from daps.robot.tracking import lost
 from daps.robot.world import State
@@ -113,20 +113,8 @@ def try_out(
         feedback = simulation.step(np.nan_to_num(targets.double().numpy()))
         at = references.rows(clip, first + step + 1)
         goal, here = State(references.poses[at], references.velocities[at]), _state(simulation)
-        bodies, wanted = kinematics.positions(here.pose), kinematics.positions(goal.pose)
-        ends = [kinematics.bodies.index(name) for name in ENDS]
-        dropped = ((bodies - wanted)[:, ends, 2].abs() > MAX_END_HEIGHT).any(-1)
+        errors, dropped = _errors(kinematics, here, goal, feedback, com[:, step])
         alive &= ~(lost(here, goal) | dropped | ~torch.isfinite(here.pose).all(-1))
-        speed = torch.from_numpy(feedback.com_velocity).float()
-        errors = torch.stack(
-            (
-                ((bodies - bodies[:, :1]) - (wanted - wanted[:, :1])).norm(dim=-1).mean(-1) * 1e3,
-                (bodies - wanted).norm(dim=-1).mean(-1) * 1e3,
-                (here.pose - goal.pose)[:, ROOT:].square().mean(-1).sqrt(),
-                (speed - com[:, step]).norm(dim=-1),
-                torch.from_numpy(feedback.power).float(),
-            )
-        )
         counted = alive & (step < length)
         sums[:, counted] += errors[:, counted]
         lived += counted
@@ -136,6 +124,23 @@ def try_out(
     mpjpe, mpjpe_global, joints, com_velocity, power = means
     share, time = float(done.float().mean()), float(lived.mean()) / RATE
     return Outcome(share, time, mpjpe, mpjpe_global, joints, com_velocity, power, len(starts))
+
+
+def _errors(
+    kinematics: Kinematics, here: State, goal: State, feedback: Feedback, com_velocity: Tensor
+) -> tuple[Float[Tensor, "5 N"], Bool[Tensor, " N"]]:
+    """The figures of a step in the order of Outcome, and whose hands or feet are too high or low."""
+    bodies, wanted = kinematics.positions(here.pose), kinematics.positions(goal.pose)
+    ends = [kinematics.bodies.index(name) for name in ENDS]
+    dropped = ((bodies - wanted)[:, ends, 2].abs() > MAX_END_HEIGHT).any(-1)
+    errors = (
+        ((bodies - bodies[:, :1]) - (wanted - wanted[:, :1])).norm(dim=-1).mean(-1) * 1e3,
+        (bodies - wanted).norm(dim=-1).mean(-1) * 1e3,
+        (here.pose - goal.pose)[:, ROOT:].square().mean(-1).sqrt(),
+        (torch.from_numpy(feedback.com_velocity).float() - com_velocity).norm(dim=-1),
+        torch.from_numpy(feedback.power).float(),
+    )
+    return torch.stack(errors), dropped
 
 
 def _state(simulation: Simulation) -> State:
