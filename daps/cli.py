@@ -1,4 +1,4 @@
-"""The command line: `daps train | eval | compare | report | encode | decode`."""
+"""The command line: `daps train | eval | compare | report | encode | decode | robot`."""
 
 import dataclasses
 import json
@@ -272,6 +272,15 @@ def run_decode(arguments: Sequence[str]) -> None:
     print(f"{count} data -> {options.output}")
 
 
+def run_robot(arguments: Sequence[str]) -> None:
+    """daps robot COMMAND ..."""
+    try:
+        from daps.robot.cli import main as robot
+    except ModuleNotFoundError as error:
+        raise ValueError(f"robot: needs {error.name}; pip install 'daps-torch[robot]'") from error
+    robot(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": run_train,
     "eval": run_eval,
@@ -279,6 +288,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": run_report,
     "encode": run_encode,
     "decode": run_decode,
+    "robot": run_robot,
 }
 
 USAGE = """usage: daps COMMAND ...
@@ -289,6 +299,7 @@ USAGE = """usage: daps COMMAND ...
   report RUN [RUN ...]            one HTML page with pictures
   encode RUN INPUT -o CODES.npz   array file, picture, clip of motion, or a folder of these -> integer codes
   decode RUN CODES.npz -o OUT     integer codes -> array file, picture, clip of motion, or a folder of these
+  robot track | trial             a humanoid in simulation that follows motion (extra: robot)
 
 'daps COMMAND --help' lists the options of a command; set DAPS_DEBUG=1 to see where an error came from"""
 
