@@ -64,6 +64,12 @@ MOTORS = {
 }
 
 
+SKY = {"name": "sky", "type": mujoco.mjtTexture.mjTEXTURE_SKYBOX, "builtin": mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+       "rgb1": [0.62, 0.72, 0.84], "rgb2": [0.93, 0.95, 0.97], "width": 256, "height": 256}  # fmt: skip
+TILES = {"name": "tiles", "type": mujoco.mjtTexture.mjTEXTURE_2D, "builtin": mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
+         "rgb1": [0.80, 0.82, 0.85], "rgb2": [0.70, 0.73, 0.77], "width": 256, "height": 256}  # fmt: skip
+
+
 def motor_of(joint: str) -> Motor:
     """That of a joint, by its name without side."""
     return MOTORS[joint.removeprefix("left_").removeprefix("right_").removesuffix("_joint")]
@@ -115,6 +121,8 @@ def build(path: str | Path | None = None, *, light: bool = False) -> mujoco.MjMo
     spec.worldbody.add_geom(
         name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], friction=[1.0, 0.005, 0.0001]
     )
+    if not light:
+        _dress(spec)
     _add_motors(spec)
     for foot in FEET:
         _add_foot(spec.body(foot), light)
@@ -177,6 +185,24 @@ def _sole(foot: mujoco.MjsBody) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{foot.name}: has no shape to stand on; pass a model with capsules, spheres or boxes as feet")
     points = np.concatenate(corners)
     return points.min(0), points.max(0)
+
+
+def _dress(spec: mujoco.MjSpec) -> None:
+    """Sky, lights and a floor of tiles a metre wide."""
+    spec.add_texture(**SKY)
+    spec.add_texture(**TILES)
+    material = spec.add_material(name="tiles", texrepeat=[0.5, 0.5], texuniform=True)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
+    spec.geom("floor").material = "tiles"
+    spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
+    spec.visual.headlight.diffuse = [0.35, 0.35, 0.35]
+    for light in list(spec.lights):
+        spec.delete(light)
+    spec.visual.quality.offsamples, spec.visual.quality.shadowsize = 0, 1024  # four times as fast without a GPU
+    spec.visual.map.shadowclip = 4.0
+    root = spec.joint(G1_JOINTS[0]).parent.parent
+    root.add_light(name="sun", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+                   pos=[-0.8, -1.2, 4.0], dir=[0.2, 0.3, -1.0], diffuse=[0.5, 0.5, 0.5])  # fmt: skip
 
 
 def _strip(spec: mujoco.MjSpec) -> None:

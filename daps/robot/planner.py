@@ -122,13 +122,18 @@ class Planner(nn.Module):
         num_tokens, vocab_size: of the tokenizer.
         frames, features: of the past that it sees.
         config: sizes.
+
+    `rest` is a past to begin with: features of a robot that stands.
     """
+
+    rest: Tensor
 
     def __init__(
         self, num_tokens: int, vocab_size: int, frames: int, features: int, config: PlannerConfig | None = None
     ) -> None:
         super().__init__()
         self.config = config = PlannerConfig() if config is None else config
+        self.register_buffer("rest", torch.zeros(frames, features))
         self.stem = ConditionStem(frames, features, config.width)
         sizes = (config.heads, config.mlp_ratio)
         trunk = Trunk(self.stem, 2 + frames, config.width, config.trunk_layers, *sizes)

@@ -13,6 +13,7 @@ from daps.methods.base import Autoencoder
 from daps.motion import pose_features
 from daps.robot.labels import Label, all_captions, label, measured
 from daps.robot.planner import Conditions, Planner, PlannerConfig
+from daps.robot.stream import SPEEDS
 from daps.schedules import Cosine
 
 PAST = 2  # frames before a window that the planner sees
@@ -92,6 +93,17 @@ def planning_data(
     return PlanningData(torch.stack(past), torch.tensor(commands), tuple(labels), codes)
 
 
+def standing(data: PlanningData) -> Float[Tensor, "F C"]:
+    """Features of a robot that stands still: in the pose, among windows called so, that is nearest to their mean.
+
+    Of all windows where none is called so. Velocities are zero and all frames the same.
+    """
+    called = [row for row, label in enumerate(data.labels) if label.kind == "stand"]
+    poses = data.past[called or slice(None), -1, SPEEDS:]
+    nearest = poses[(poses - poses.mean(0)).norm(dim=-1).argmin()]
+    return torch.cat((nearest.new_zeros(SPEEDS), nearest)).expand(data.past.shape[1], -1)
+
+
 class Planning:
     """A training in progress.
 
@@ -118,6 +130,7 @@ class Planning:
         captions = all_captions(data.labels)
         self.captions = dict(zip(captions, read(captions), strict=True))
         self.planner.fit_scales(self.conditions(torch.arange(len(data)), random.Random(0)))
+        self.planner.rest.copy_(standing(data))
         self.optimizer = torch.optim.AdamW(
             self.planner.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )

@@ -31,36 +31,38 @@ def advance(pose: Float[Tensor, "*N P"], velocity: Float[Tensor, "*N V"], second
     return torch.cat((pose[..., :3] + step[..., :3], turned, pose[..., ROOT:] + step[..., 6:]), -1)
 
 
-def resampled(poses: Float[Tensor, "F P"], rate: float = RATE, fps: float = FPS) -> Float[Tensor, "G P"]:
+def resampled(poses: Float[Tensor, "*N F P"], rate: float = RATE, fps: float = FPS) -> Float[Tensor, "*N G P"]:
     """Poses at another rate, from the first to the last, by cubics through the frames (Catmull and Rom, 1974).
 
     Raises:
         ValueError: fewer than two frames.
     """
-    if len(poses) < 2:
-        raise ValueError(f"motion: needs at least 2 frames, got {len(poses)}; take a longer clip")
-    q = rotation.continuous(poses[:, 3:ROOT])
-    points = torch.cat((poses[:, :3], q, poses[:, ROOT:]), -1)
-    ends = torch.cat((2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]))
-    slope = (ends[2:] - ends[:-2]) / 2  # per frame
-    time = torch.arange(int((len(poses) - 1) * rate / fps + 1e-6) + 1, dtype=torch.float64) * fps / rate
-    at = time.floor().long().clamp_max(len(poses) - 2)
+    frames = poses.shape[-2]
+    if frames < 2:
+        raise ValueError(f"motion: needs at least 2 frames, got {frames}; take a longer clip")
+    points = torch.cat((poses[..., :3], rotation.continuous(poses[..., 3:ROOT]), poses[..., ROOT:]), -1)
+    first = 2 * points[..., :1, :] - points[..., 1:2, :]
+    last = 2 * points[..., -1:, :] - points[..., -2:-1, :]
+    ends = torch.cat((first, points, last), -2)
+    slope = (ends[..., 2:, :] - ends[..., :-2, :]) / 2  # per frame
+    time = torch.arange(int((frames - 1) * rate / fps + 1e-6) + 1, dtype=torch.float64) * fps / rate
+    at = time.floor().long().clamp_max(frames - 2)
     t = (time - at).to(poses.dtype).unsqueeze(-1)
     curve = (
-        points[at] * (2 * t**3 - 3 * t**2 + 1)
-        + slope[at] * (t**3 - 2 * t**2 + t)
-        + points[at + 1] * (3 * t**2 - 2 * t**3)
-        + slope[at + 1] * (t**3 - t**2)
+        points[..., at, :] * (2 * t**3 - 3 * t**2 + 1)
+        + slope[..., at, :] * (t**3 - 2 * t**2 + t)
+        + points[..., at + 1, :] * (3 * t**2 - 2 * t**3)
+        + slope[..., at + 1, :] * (t**3 - t**2)
     )
-    unit = curve[:, 3:ROOT] / curve[:, 3:ROOT].norm(dim=-1, keepdim=True)
-    return torch.cat((curve[:, :3], unit, curve[:, ROOT:]), -1)
+    unit = curve[..., 3:ROOT] / curve[..., 3:ROOT].norm(dim=-1, keepdim=True)
+    return torch.cat((curve[..., :3], unit, curve[..., ROOT:]), -1)
 
 
-def velocities(poses: Float[Tensor, "F P"], rate: float = RATE) -> Float[Tensor, "F V"]:
+def velocities(poses: Float[Tensor, "*N F P"], rate: float = RATE) -> Float[Tensor, "*N F V"]:
     """By central differences; one-sided at the ends."""
-    inner = difference(poses[:-2], poses[2:]) * (rate / 2)
-    first, last = (difference(poses[i], poses[i + 1]) * rate for i in (0, -2))
-    return torch.cat((first[None], inner, last[None]))
+    inner = difference(poses[..., :-2, :], poses[..., 2:, :]) * (rate / 2)
+    first, last = (difference(poses[..., i, :], poses[..., i + 1, :]) * rate for i in (0, -2))
+    return torch.cat((first.unsqueeze(-2), inner, last.unsqueeze(-2)), -2)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ class References:
         lengths = torch.tensor([len(clip) for clip in poses])
         speeds = torch.cat([velocities(clip) for clip in poses])
         return References(tuple(clips), torch.cat(poses).float(), speeds.float(), lengths.cumsum(0) - lengths, lengths)
+
+    @staticmethod
+    def side_by_side(poses: Float[Tensor, "N F P"]) -> "References":
+        """From as many frames of each of N motions, 30 per second: that of robot i is clip i."""
+        every = resampled(poses.double())
+        count, frames = every.shape[:2]
+        names = tuple(str(row) for row in range(count))
+        lengths = torch.full((count,), frames)
+        speeds = velocities(every).flatten(0, 1)
+        return References(names, every.flatten(0, 1).float(), speeds.float(), lengths.cumsum(0) - lengths, lengths)
 
     def __len__(self) -> int:
         """Number of clips."""

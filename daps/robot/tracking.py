@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from daps import rotation
 from daps.motion import ROOT
+from daps.precision import Scoring, score_precision
 from daps.robot.reference import References
 from daps.robot.simulation import Simulation
 from daps.robot.tracker import Tracker, TrackerConfig, tracking_cost
 from daps.robot.world import State, World, prediction_loss
 from daps.schedules import Cosine
 
+CPU = torch.device("cpu")
 MAX_HEIGHT, MAX_TILT, MAX_AWAY = 0.25, 0.8, 1.0  # m, length of the difference of verticals, m
 
 
@@ -30,9 +32,9 @@ MAX_HEIGHT, MAX_TILT, MAX_AWAY = 0.25, 0.8, 1.0  # m, length of the difference o
 class TrackingConfig:
     """What decides the outcome of a training beside motions and robot."""
 
-    samples: int = 2_000_000
+    samples: int = 8_000_000
     """Control steps of robots to simulate."""
-    robots: int = 128
+    robots: int = 256
     """Simulated at once."""
     segment: int = 16
     """Control steps that robots go between updates."""
@@ -58,12 +60,14 @@ class TrackingConfig:
     """Segments, or states, of an update."""
     world_rate: float = 1e-3
     """Learning rate of the world model."""
-    policy_rate: float = 3e-4
+    policy_rate: float = 1e-3
     """Learning rate of the policy."""
     rate_last: float = 0.1
     """Both learning rates at the last round, as a share of the first, along half a cosine."""
     clip: float = 1.0
     """Largest norm of a gradient."""
+    products: Scoring = "auto"
+    """Precision of matrix products in updates; "auto": bfloat16 where the processor has instructions for it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -223,7 +227,9 @@ class Tracking:
         losses = []
         for _ in range(self.config.world_updates):
             states, targets = self.buffer.steps(self.config.batch_size, self.config.foresight, self.generator)
-            losses.append(self._update("world", self.world.net, prediction_loss(self.world, states, targets)))
+            with score_precision(self.config.products, CPU):
+                loss = prediction_loss(self.world, states, targets)
+            losses.append(self._update("world", self.world.net, loss))
         return sum(losses) / max(len(losses), 1)
 
     def improve_policy(self) -> float:
@@ -232,7 +238,9 @@ class Tracking:
         losses = []
         for _ in range(self.config.policy_updates):
             state, clip, frame = self.buffer.states(self.config.batch_size, self.generator)
-            losses.append(self._update("policy", self.tracker.net, self.foreseen_cost(state, clip, frame)))
+            with score_precision(self.config.products, CPU):
+                loss = self.foreseen_cost(state, clip, frame)
+            losses.append(self._update("policy", self.tracker.net, loss))
         self.world.net.requires_grad_(True)
         return sum(losses) / max(len(losses), 1)
 

@@ -1,0 +1,168 @@
+"""The closed loop: orders -> plans -> motion to follow -> torques, and again before the plan is done.
+
+A plan is a window of 32 frames; the first 21 of them are followed, 0.7 s, then the next plan goes on from there while
+there are still frames to look ahead to. Each time the reference is anchored where the robot is (daps.robot.pilot).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import mujoco
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from daps import rotation
+from daps.motion import FPS, ROOT
+from daps.robot.pilot import Orders, Pilot, anchored
+from daps.robot.reference import References, advance
+from daps.robot.simulation import RATE, Simulation
+from daps.robot.tracker import Tracker
+from daps.robot.world import State
+
+FALLEN_HEIGHT, FALLEN_UP = 0.45, 0.5  # of the root, m; cosine of its tilt
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How plans are followed."""
+
+    frames: int = 21
+    """Of a window that are followed before the next plan."""
+    leash: float = 0.1
+    """Metres by which the robot may be away from its reference before a plan anchors the reference nearer."""
+    turn: float = 0.2
+    """The same for the heading, rad."""
+    from_robot: bool = False
+    """Plans go on from what the robot did, not from its reference."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.frames * RATE % FPS:
+            raise ValueError(
+                f"loop.frames: wants frames that are whole control steps, a multiple of 3, got {self.frames}; "
+                "21 is 0.7 s"
+            )
+        for name in ("leash", "turn"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"loop.{name}: must be >= 0, got {getattr(self, name):g}")
+
+    @property
+    def steps(self) -> int:
+        """Control steps from one plan to the next."""
+        return round(self.frames * RATE / FPS)
+
+
+@dataclass
+class Recording:
+    """What N robots did, control step by control step."""
+
+    poses: list[Tensor] = field(default_factory=list)
+    """[N, P] before the first step and after each."""
+    references: list[Tensor] = field(default_factory=list)
+    """[N, P] at the same times."""
+    com_velocity: list[Tensor] = field(default_factory=list)
+    """[N, 3] in each step, m/s."""
+    power: list[Tensor] = field(default_factory=list)
+    """[N] in each step, W."""
+    plan_seconds: list[float] = field(default_factory=list)
+    """Each plan took so long, for all robots at once."""
+
+    def stacked(self) -> dict[str, Tensor]:
+        """Name -> [S, N, ...]."""
+        return {name: torch.stack(getattr(self, name)) for name in ("poses", "references", "com_velocity", "power")}
+
+    def upright(self) -> Bool[Tensor, "S N"]:
+        """Whether robots had not fallen by the end of each step."""
+        poses = torch.stack(self.poses[1:])
+        up = rotation.up(poses[..., 3:ROOT])[..., 2]
+        stands = (poses[..., 2] > FALLEN_HEIGHT) & (up > FALLEN_UP) & torch.isfinite(poses).all(-1)
+        return stands.long().cummin(0).values.bool()
+
+
+class Loop:
+    """Robots under orders.
+
+    Args:
+        model: of the robot.
+        pilot, tracker: high and low level.
+        count: of robots, which stand at first.
+        config: how plans are followed.
+        threads: of the physics.
+        seed: of the plans' draws.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        pilot: Pilot,
+        tracker: Tracker,
+        count: int = 1,
+        config: LoopConfig | None = None,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.config = LoopConfig() if config is None else config
+        self.pilot, self.tracker = pilot, tracker
+        self.simulation = Simulation(model, count, threads)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.past = pilot.rest(count)
+        first = self.past[:, -1].numpy()
+        self.simulation.reset(np.arange(count), first, np.zeros((count, model.nv)))
+        self.recording = Recording([self.state().pose], [self.past[:, -1].float()])
+
+    def state(self) -> State:
+        """Of the robots, now."""
+        return State(*(torch.from_numpy(x.copy()).float() for x in (self.simulation.qpos, self.simulation.qvel)))
+
+    def plan(self, orders: Orders) -> References:
+        """The motion that comes next, from the last frame of the past on."""
+        begun = time.perf_counter()
+        state = self.state()
+        if self.config.from_robot:
+            frames = self.past.shape[1]
+            past = [advance(state.pose, state.velocity, -back / FPS) for back in reversed(range(frames))]
+            self.past = torch.stack(past, 1).double()
+        else:
+            self.past = anchored(self.past, state.pose.double(), self.config.leash, self.config.turn)
+        window, _ = self.pilot.plan(self.past, orders, self.generator)
+        every = torch.cat((self.past, window), 1)
+        lead, frames = self.past.shape[1] - 1, self.config.frames
+        self.past = every[:, frames : frames + lead + 1]
+        references = References.side_by_side(every[:, lead:])
+        self.recording.plan_seconds.append(time.perf_counter() - begun)
+        return references
+
+    @torch.no_grad()
+    def run(self, orders: Callable[[float, State], Orders], seconds: float) -> Iterator[State]:
+        """Goes on for some seconds, a control step at a time, under what orders say at each plan.
+
+        Args:
+            orders: (seconds since the start, robots) -> what to do next.
+            seconds: until the end of the last plan that begins before.
+        """
+        clips = torch.arange(self.simulation.count)
+        for step in range(round(seconds * RATE)):
+            ahead = step % self.config.steps
+            if ahead == 0:
+                references = self.plan(orders(step / RATE, self.state()))
+            frame = torch.full_like(clips, ahead)
+            goals = self.tracker.goals(references, clips, frame)
+            targets = self.tracker(self.state(), goals)
+            feedback = self.simulation.step(np.nan_to_num(targets.double().numpy()))
+            state = self.state()
+            self.recording.poses.append(state.pose)
+            self.recording.references.append(references.poses[references.rows(clips, frame + 1)])
+            self.recording.com_velocity.append(torch.from_numpy(feedback.com_velocity.copy()).float())
+            self.recording.power.append(torch.from_numpy(feedback.power.copy()).float())
+            yield state
+
+    def close(self) -> None:
+        """Ends the physics' threads."""
+        self.simulation.close()
+
+
+def heading_velocity(poses: Float[Tensor, "*N P"], velocity: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 2"]:
+    """Planar velocities in the body's heading: forward, left."""
+    return rotation.rotate_z(-rotation.heading(poses[..., 3:ROOT]), velocity[..., :2])
