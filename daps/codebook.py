@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from daps.metrics import symbol_counts
+from daps.symbols import StructuredHead, SymbolVectors
 
 
 class RareSymbols(nn.Module):
@@ -51,3 +52,37 @@ class RareSymbols(nn.Module):
         """The reward of every token, nats; never infinite: a symbol out of use counts as one in a million."""
         positions = torch.arange(codes.shape[-1], device=codes.device)
         return -self.price(step) * self.frequency[positions, codes].clamp(min=1e-6).log()
+
+
+class Revival(nn.Module):
+    """Symbols that no position uses forget what is their own (structured symbols, daps.symbols).
+
+    What a symbol has of its own only changes where it is drawn, but for one thing: the softmax pushes down whatever is
+    not drawn, and an optimizer that divides by the size of gradients turns that whisper into steps of full length. So
+    rare symbols die, though their neighbours' shared part would place them well. Without their own part they are back.
+
+    Args:
+        share: that a symbol out of use loses in a step.
+        rare: out of use is a running frequency over all positions below this share of 1 / V.
+        memory: steps over which the running frequency averages.
+    """
+
+    frequency: Tensor
+
+    def __init__(self, vocab_size: int, share: float, rare: float = 0.05, memory: float = 100.0) -> None:
+        super().__init__()
+        self.share, self.rare, self.memory = share, rare, memory
+        self.register_buffer("frequency", torch.full((vocab_size,), 1 / vocab_size))
+
+    @torch.no_grad()
+    def observe(self, codes: Int[Tensor, "K B T"]) -> None:
+        """Takes the codes of a batch into the running frequency."""
+        counts = symbol_counts(codes, len(self.frequency)).sum(0).to(self.frequency)
+        self.frequency.lerp_(counts / counts.sum(), 1 / self.memory)
+
+    def forward(self, nets: nn.Module) -> None:
+        """Makes the symbols of all tables and heads forget."""
+        dead = self.frequency < self.rare / len(self.frequency)
+        for module in nets.modules():
+            if isinstance(module, SymbolVectors | StructuredHead):
+                module.forget(dead, self.share)

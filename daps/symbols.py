@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from daps.nn.linear import linear
@@ -74,6 +74,11 @@ class SymbolVectors(nn.Module):
     def forward(self) -> Float[Tensor, "V D"]:
         """Row v is the vector of symbol v."""
         return torch.addmm(self.own, self.features, self.shared)
+
+    @torch.no_grad()
+    def forget(self, symbols: Bool[Tensor, " V"], share: float) -> None:
+        """Takes a share of what is their own from symbols: they fall back to what they share with others."""
+        self.own.mul_(1 - share * symbols.unsqueeze(-1))
 
 
 class CodeEmbedding(nn.Module, ABC):
@@ -152,6 +157,11 @@ class StructuredHead(nn.Module):
     def forward(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Unnormalised log-probabilities."""
         return F.linear(h, self.vectors(), self.bias)
+
+    @torch.no_grad()
+    def forget(self, symbols: Bool[Tensor, " V"], share: float) -> None:
+        """The same share of biases; `vectors` forget for themselves."""
+        self.bias.mul_(1 - share * symbols)
 
 
 def code_embedding(structure: Structure, vocab_size: int, width: int) -> CodeEmbedding:

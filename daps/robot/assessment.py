@@ -1,0 +1,185 @@
+"""What a kit can do, in figures: how motion survives its codes, how it is followed, how orders are, and how fast."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+
+import mujoco
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from daps.data.clips import WINDOW
+from daps.kinematics import Kinematics
+from daps.motion import pose_features
+from daps.motion_metrics import feature_errors
+from daps.robot.following import Recogniser, at_30_hz, falls_per_minute, velocity_errors
+from daps.robot.kit import Kit
+from daps.robot.labels import Command
+from daps.robot.pilot import Orders, Pilot
+from daps.robot.play import Loop, LoopConfig, Recording
+from daps.robot.reference import References
+from daps.robot.trial import Blows, Outcome, spread_starts, try_out
+
+Clips = Mapping[str, Float[Tensor, "F P"]]
+GRID = {  # prompt -> forward speeds m/s and turns rad/s to follow
+    "walk": ((0.3, 0.6, 0.9), (-0.5, 0.0, 0.5)),
+    "run": ((1.2, 1.8, 2.4), (-0.5, 0.0, 0.5)),
+}
+DANCES = ("dance", "perform a dance", "move to the music", "groove")
+SETTLING = 2.0  # s until a dance counts
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure, and what it is of."""
+
+    stage: str
+    clips: str
+    metric: str
+    value: float
+    n: int
+    seed: int
+
+
+def tokenizer_rows(kit: Kit, clips: Clips, name: str, kinematics: Kinematics, batch: int = 128) -> list[Row]:
+    """Errors of decoded motion, greedily encoded: means over windows side by side."""
+    windows = torch.cat([pose_features(poses).unfold(0, WINDOW, WINDOW).transpose(1, 2) for poses in clips.values()])
+    windows, errors = windows.float(), []
+    for part in windows.split(batch):
+        errors.append(feature_errors(part, kit.tokenizer.decode(kit.tokenizer.encode(part)).mean, kinematics))
+    return [
+        Row("tokenizer", name, metric, float(torch.cat([e[metric] for e in errors]).mean()), len(windows), 0)
+        for metric in errors[0]
+    ]
+
+
+def tracker_rows(
+    kit: Kit,
+    model: mujoco.MjModel,
+    kinematics: Kinematics,
+    motions: Mapping[str, Clips],
+    trials: int,
+    seconds: float,
+    pushes: Sequence[float],
+    seed: int,
+    threads: int = 1,
+) -> list[tuple[str, Outcome]]:
+    """Outcomes of trials on sets of clips, also with pushes."""
+    outcomes = []
+    for name, clips in motions.items():
+        references = References.of(clips)
+        starts = spread_starts(references, trials, seconds, seed)
+        for push in (0.0, *pushes):
+            title = f"{name}, pushes of {push:g} m/s" if push else name
+            blows = Blows(push) if push else None
+            outcome = try_out(model, kinematics, kit.tracker, references, starts, seconds, blows, threads, seed)
+            outcomes.append((title, outcome))
+    return outcomes
+
+
+def outcome_rows(outcomes: Iterable[tuple[str, Outcome]], seed: int) -> list[Row]:
+    """A row per figure of an outcome."""
+    rows = []
+    for name, outcome in outcomes:
+        figures = asdict(outcome)
+        count = figures.pop("trials")
+        rows += [Row("tracker", name, metric, value, count, seed) for metric, value in figures.items()]
+    return rows
+
+
+def act(
+    kit: Kit,
+    model: mujoco.MjModel,
+    texts: Sequence[str],
+    commands: Sequence[Command] | None,
+    seconds: float,
+    pilot: Pilot,
+    loop: LoopConfig,
+    seed: int,
+    threads: int = 1,
+) -> Recording:
+    """Robots under the same orders all the time, one for each sentence."""
+    orders = Orders(kit.reader.encode(texts), tuple(commands) if commands is not None else None)
+    robots = Loop(model, pilot, kit.tracker, len(texts), loop, threads, seed)
+    for _ in robots.run(lambda moment, state: orders, seconds):
+        pass
+    robots.close()
+    return robots.recording
+
+
+def command_rows(
+    kit: Kit, model: mujoco.MjModel, repeats: int, seconds: float, pilot: Pilot, loop: LoopConfig, seed: int
+) -> list[Row]:
+    """Velocity errors and falls over the grid of commands, per prompt."""
+    rows = []
+    for prompt, (speeds, turns) in GRID.items():
+        commands = [Command(speed, 0.0, turn) for speed, turn in product(speeds, turns)] * repeats
+        recording = act(kit, model, [prompt] * len(commands), commands, seconds, pilot, loop, seed)
+        errors = velocity_errors(recording, commands)
+        known = errors[~errors.isnan()]
+        at = f"{prompt}, grid of {len(speeds)} x {len(turns)}"
+        rows += [
+            Row("closed loop", at, "velocity_error", float(known.mean()), len(known), seed),
+            Row("closed loop", at, "falls_per_minute", falls_per_minute(recording), len(commands), seed),
+        ]
+        for speed in speeds:
+            mine = [float(e) for e, c in zip(errors, commands, strict=True) if c.forward == speed and not e.isnan()]
+            value = sum(mine) / len(mine) if mine else float("nan")
+            rows.append(Row("closed loop", f"{prompt} at {speed:g} m/s", "velocity_error", value, len(mine), seed))
+    return rows
+
+
+def dance_rows(
+    kit: Kit,
+    model: mujoco.MjModel,
+    recogniser: Recogniser,
+    repeats: int,
+    seconds: float,
+    pilot: Pilot,
+    loop: LoopConfig,
+    seed: int,
+) -> list[Row]:
+    """Share of windows of robots told to dance that are recognised as dance; falls."""
+    texts = list(DANCES) * repeats
+    recording = act(kit, model, texts, None, seconds, pilot, loop, seed)
+    poses = at_30_hz(recording)
+    windows = poses.unfold(1, WINDOW, WINDOW).transpose(2, 3)
+    upright = recording.upright()
+    kinds = []
+    for number in range(windows.shape[1]):
+        first, last = number * WINDOW / 30, (number + 1) * WINDOW / 30
+        standing = upright[min(round(last * 50), len(upright)) - 1]
+        if first >= SETTLING and bool(standing.any()):
+            kinds += recogniser.kinds(windows[standing, number])
+    share = sum(kind == "dance" for kind in kinds) / len(kinds) if kinds else float("nan")
+    return [
+        Row("closed loop", "dance", "recognised_as_dance", share, len(kinds), seed),
+        Row("closed loop", "dance", "falls_per_minute", falls_per_minute(recording), len(texts), seed),
+    ]
+
+
+def latency_rows(kit: Kit, pilot: Pilot, repeats: int = 20) -> list[Row]:
+    """Milliseconds of one plan and its decoding for one robot, on one CPU core: the median."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        orders, past = Orders(kit.reader.encode(["walk"]), (Command(0.6),)), pilot.rest(1)
+        times = []
+        for number in range(repeats + 3):
+            begun = time.perf_counter()
+            pilot.plan(past, orders, torch.Generator().manual_seed(number))
+            times.append(1e3 * (time.perf_counter() - begun))
+    finally:
+        torch.set_num_threads(threads)
+    return [
+        Row(
+            "planner",
+            f"{pilot.tokenizer.num_tokens} tokens",
+            "milliseconds",
+            sorted(times[3:])[repeats // 2],
+            repeats,
+            0,
+        )
+    ]

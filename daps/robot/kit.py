@@ -1,0 +1,106 @@
+"""What drives the robot, as one folder: tokenizer, planner and tracker, a sub-folder each, and the words it knows.
+
+    tokenizer/   a run of daps train (config.json, model.safetensors)
+    planner/     of daps robot plan  (config.json, weights.safetensors, phrases.safetensors)
+    tracker/     of daps robot track (config.json, weights.safetensors)
+
+`daps robot train` makes one; one comes with the package.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from daps.methods.base import Autoencoder
+from daps.motion import G1_JOINTS
+from daps.robot.planner import Planner, PlannerConfig
+from daps.robot.stage import read_settings, read_weights
+from daps.robot.text import Phrasebook, Reader, SentenceEncoder, has_weights
+from daps.robot.tracker import Tracker, TrackerConfig
+from daps.run import Run
+
+TOKENIZER, PLANNER, TRACKER, PHRASES = "tokenizer", "planner", "tracker", "phrases.safetensors"
+SHIPPED = Path(__file__).with_name("weights")
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Kit:
+    """All that a robot needs to be told what to do."""
+
+    tokenizer: Autoencoder
+    planner: Planner
+    tracker: Tracker
+    reader: Reader
+    """Sentences -> vectors: the sentence encoder, or, without its package, the phrases of the planner's training."""
+
+
+def load_kit(folder: Path | None = None) -> Kit:
+    """A kit from a folder, or the one that comes with the package.
+
+    Raises:
+        ValueError: a part is missing or damaged.
+    """
+    folder = SHIPPED if folder is None else folder
+    for name in (TOKENIZER, PLANNER, TRACKER):
+        if not (folder / name).is_dir():
+            raise ValueError(f"kit: {folder} has no folder {name}; pass a folder that daps robot train wrote")
+    reader: Reader = SentenceEncoder() if has_weights() else Phrasebook.load(folder / PLANNER / PHRASES)
+    return Kit(
+        load_tokenizer(folder / TOKENIZER), load_planner(folder / PLANNER)[0], load_tracker(folder / TRACKER)[0], reader
+    )
+
+
+def load_tokenizer(run: Path) -> Autoencoder:
+    """A tokenizer of motion, for use.
+
+    Raises:
+        ValueError: no run, or one of other data.
+    """
+    tokenizer = Run.open(run).load_model().eval().requires_grad_(False)
+    if len(tokenizer.data_shape) != 2 or tokenizer.data_shape[1] != len(G1_JOINTS) + 7:
+        raise ValueError(
+            f"tokenizer: {run} has data of shape {list(tokenizer.data_shape)}, wants windows of motion "
+            f"[F, {len(G1_JOINTS) + 7}]; train one with daps train lafan1"
+        )
+    return tokenizer
+
+
+def load_planner(folder: Path) -> tuple[Planner, dict[str, Any]]:
+    """The planner of a stage, and its settings.
+
+    Raises:
+        ValueError: another stage, or one that is not done.
+    """
+    settings = _settings(folder, "planner", "plan")
+    sizes = settings["sizes"]
+    planner = Planner(**sizes, config=_config(PlannerConfig, settings["planner"]))
+    planner.load_state_dict(read_weights(folder))
+    return planner.eval().requires_grad_(False), settings
+
+
+def load_tracker(folder: Path) -> tuple[Tracker, dict[str, Any]]:
+    """The tracker of a stage, and its settings.
+
+    Raises:
+        ValueError: another stage, or one that is not done.
+    """
+    settings = _settings(folder, "tracker", "track")
+    tracker = Tracker(len(G1_JOINTS), _config(TrackerConfig, settings["tracker"]))
+    tracker.load_state_dict(read_weights(folder))
+    return tracker.eval().requires_grad_(False), settings
+
+
+def _settings(folder: Path, stage: str, command: str) -> dict[str, Any]:
+    settings = read_settings(folder)
+    if settings.get("stage") != stage:
+        raise ValueError(f"run: {folder} is no {stage}; pass the folder that daps robot {command} wrote")
+    return settings
+
+
+def _config(kind: type[C], values: dict[str, Any]) -> C:
+    """Settings from JSON, where tuples are lists."""
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})

