@@ -55,34 +55,47 @@ class RareSymbols(nn.Module):
 
 
 class Revival(nn.Module):
-    """Symbols that no position uses forget what is their own (structured symbols, daps.symbols).
+    """Symbols out of use take after symbols in much use (structured symbols, daps.symbols).
 
-    What a symbol has of its own only changes where it is drawn, but for one thing: the softmax pushes down whatever is
-    not drawn, and an optimizer that divides by the size of gradients turns that whisper into steps of full length. So
-    rare symbols die, though their neighbours' shared part would place them well. Without their own part they are back.
+    The softmax pushes down whatever is not drawn, and an optimizer that divides by the size of gradients turns that
+    whisper into steps of full length: rare symbols die. Two symbols with one vector, in the encoder and in the
+    decoder, share the draws that the one had, so what is decoded is distributed as before and q(z|x) only gains
+    entropy; samples, which differ, then teach the two to differ.
 
     Args:
-        share: that a symbol out of use loses in a step.
-        rare: out of use is a running frequency over all positions below this share of 1 / V.
-        memory: steps over which the running frequency averages.
+        vocab_size: V.
+        rare: out of use is a running frequency, over all positions, below this share of 1 / V.
+        every: steps from one revival to the next, over which the running frequency averages.
     """
 
     frequency: Tensor
 
-    def __init__(self, vocab_size: int, share: float, rare: float = 0.05, memory: float = 100.0) -> None:
+    def __init__(self, vocab_size: int, rare: float, every: int = 100) -> None:
         super().__init__()
-        self.share, self.rare, self.memory = share, rare, memory
+        self.rare, self.every = rare, every
         self.register_buffer("frequency", torch.full((vocab_size,), 1 / vocab_size))
 
     @torch.no_grad()
     def observe(self, codes: Int[Tensor, "K B T"]) -> None:
         """Takes the codes of a batch into the running frequency."""
         counts = symbol_counts(codes, len(self.frequency)).sum(0).to(self.frequency)
-        self.frequency.lerp_(counts / counts.sum(), 1 / self.memory)
+        self.frequency.lerp_(counts / counts.sum(), 2 / self.every)
 
-    def forward(self, nets: nn.Module) -> None:
-        """Makes the symbols of all tables and heads forget."""
-        dead = self.frequency < self.rare / len(self.frequency)
+    @torch.no_grad()
+    def forward(self, nets: nn.Module, step: int) -> int:
+        """At every so manieth step, revives what is dead in all tables and heads; how many that were.
+
+        The more there are, the more symbols are taken after: the most frequent one first, each once.
+        """
+        if step == 0 or step % self.every:
+            return 0
+        dead = (self.frequency < self.rare / len(self.frequency)).nonzero().squeeze(-1)
+        popular = self.frequency.argsort(descending=True)[: len(dead)]
+        popular = popular[self.frequency[popular] > 1 / len(self.frequency)]  # halves must not be rare
+        dead = dead[: len(popular)]
         for module in nets.modules():
             if isinstance(module, SymbolVectors | StructuredHead):
-                module.forget(dead, self.share)
+                module.take_after(dead, popular)
+        half = self.frequency[popular] / 2
+        self.frequency[popular], self.frequency[dead] = half, half
+        return len(dead)

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from daps.nn.linear import linear
@@ -76,9 +76,9 @@ class SymbolVectors(nn.Module):
         return torch.addmm(self.own, self.features, self.shared)
 
     @torch.no_grad()
-    def forget(self, symbols: Bool[Tensor, " V"], share: float) -> None:
-        """Takes a share of what is their own from symbols: they fall back to what they share with others."""
-        self.own.mul_(1 - share * symbols.unsqueeze(-1))
+    def take_after(self, symbols: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> None:
+        """Gives symbols the vectors of others, from which they then go their own way."""
+        self.own[symbols] = self()[others] - self.features[symbols] @ self.shared
 
 
 class CodeEmbedding(nn.Module, ABC):
@@ -159,9 +159,9 @@ class StructuredHead(nn.Module):
         return F.linear(h, self.vectors(), self.bias)
 
     @torch.no_grad()
-    def forget(self, symbols: Bool[Tensor, " V"], share: float) -> None:
-        """The same share of biases; `vectors` forget for themselves."""
-        self.bias.mul_(1 - share * symbols)
+    def take_after(self, symbols: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> None:
+        """Gives symbols the biases of others; `vectors` see to themselves."""
+        self.bias[symbols] = self.bias[others]
 
 
 def code_embedding(structure: Structure, vocab_size: int, width: int) -> CodeEmbedding:

@@ -28,7 +28,12 @@ def print_evaluation(figures: dict[str, Any]) -> None:
 
 def print_lines(lines: list[list[str]]) -> None:
     """A table whose first line is its header, turned on its side: a column per line, as terminals are narrow."""
-    header, *rest = zip(*lines, strict=True)
+    print_rows([list(column) for column in zip(*lines, strict=True)])
+
+
+def print_rows(rows: list[list[str]]) -> None:
+    """A table whose first row is its header."""
+    header, *rest = rows
     table = Table(header[0])
     for name in header[1:]:
         table.add_column(name, justify="right")

@@ -75,7 +75,7 @@ class DAPSConfig(MethodConfig):
     fullness_last: float = 0.5
     """Share of the training at which it is fully on."""
     revival: float = 0.0
-    """Share of what is its own that a symbol out of use loses in a step: its neighbours bring it back; 0: none."""
+    """Share of the average use below which a symbol takes after one in much use (structured symbols); 0: none."""
     sweeps: int = 0
     """Sweeps of greedy search that improve the samples before they are learned from."""
     critic: float = 0.0
@@ -241,7 +241,7 @@ class DAPS(Autoencoder):
         """The loss of a batch in natural units: policy + reconstruction (+ multiplier)."""
         config, beta, y = self.config, self.beta(step), self.scaling(x)
         if self.revival is not None:
-            self.revival(self)
+            self.revival(self, step)
         codes, log_q_tokens, kl, logits = self.proposal(self.encoder, self.decoder, y, config.samples)  # roll out
         with torch.set_grad_enabled(not config.trained), self._precision(y.device):
             log_p, (reward, log_q) = self.credit(self.decoder(codes), y, log_q_tokens)  # log p trains the decoder

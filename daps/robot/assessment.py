@@ -110,11 +110,20 @@ def act(
 
 
 def command_rows(
-    kit: Kit, model: mujoco.MjModel, repeats: int, seconds: float, pilot: Pilot, loop: LoopConfig, seed: int
+    kit: Kit,
+    model: mujoco.MjModel,
+    kinds: set[str],
+    repeats: int,
+    seconds: float,
+    pilot: Pilot,
+    loop: LoopConfig,
+    seed: int,
 ) -> list[Row]:
-    """Velocity errors and falls over the grid of commands, per prompt."""
+    """Velocity errors and falls over the grid of commands, per prompt of these kinds."""
     rows = []
     for prompt, (speeds, turns) in GRID.items():
+        if prompt not in kinds:
+            continue
         commands = [Command(speed, 0.0, turn) for speed, turn in product(speeds, turns)] * repeats
         recording = act(kit, model, [prompt] * len(commands), commands, seconds, pilot, loop, seed)
         errors = velocity_errors(recording, commands)

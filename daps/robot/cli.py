@@ -1,7 +1,8 @@
-"""The robot's commands: `daps robot train | plan | track | play | trial`."""
+"""The robot's commands: `daps robot play | train | plan | track | trial | eval`."""
 
 from collections.abc import Callable, Sequence
 
+from daps.robot.eval_command import run_eval
 from daps.robot.training_commands import run_plan, run_track, run_train
 from daps.robot.using_commands import run_play, run_trial
 from daps.suggest import did_you_mean
@@ -11,6 +12,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": run_train,
     "plan": run_plan,
     "track": run_track,
+    "eval": run_eval,
     "trial": run_trial,
 }
 
@@ -21,6 +23,7 @@ USAGE = """usage: daps robot COMMAND ...
   plan CLIPS        train the high-level policy alone: sentence and velocity -> codes
   track CLIPS       train the low-level policy alone: motion -> torques
   trial RUN CLIPS   how well a low-level policy follows: success, errors, power, with pushes if asked
+  eval CLIPS        all figures of a kit: codes, tracking, orders, dances, latency
 
 'daps robot COMMAND --help' lists the options of a command"""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -51,7 +51,7 @@ class Film:
         self.renderer.update_scene(self.data, self.camera)
         return self.renderer.render()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Film":
         return self
 
     def __exit__(
@@ -61,7 +61,7 @@ class Film:
 
 
 def write_film(
-    path: Path, model: mujoco.MjModel, poses: Sequence[Tensor], rate: float, fps: float = 25, quality: int = 7
+    path: Path, model: mujoco.MjModel, poses: Sequence[Tensor], rate: float, fps: float = 25.0, quality: int = 7
 ) -> None:
     """An MP4 (H.264) of poses that come `rate` times a second.
 

@@ -8,6 +8,7 @@ be guided: logits l of the conditioned policy and l0 of the one without sentence
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -134,17 +135,18 @@ class Planner(nn.Module):
         super().__init__()
         self.config = config = PlannerConfig() if config is None else config
         self.register_buffer("rest", torch.zeros(frames, features))
-        self.stem = ConditionStem(frames, features, config.width)
+        stem = ConditionStem(frames, features, config.width)
         sizes = (config.heads, config.mlp_ratio)
-        trunk = Trunk(self.stem, 2 + frames, config.width, config.trunk_layers, *sizes)
+        trunk = Trunk(stem, 2 + frames, config.width, config.trunk_layers, *sizes)
         self.policy = AutoregressiveEncoder(
             trunk, num_tokens, vocab_size, config.width, config.token_layers, *sizes, 1, config.structure
         )
 
     def fit_scales(self, conditions: Conditions) -> None:
         """Sets the units of commands and past frames from data."""
-        self.stem.commands.fit(conditions.command)
-        self.stem.past.fit(conditions.past.flatten(0, 1))
+        stem = cast(ConditionStem, cast(Trunk, self.policy.trunk).stem)
+        stem.commands.fit(conditions.command)
+        stem.past.fit(conditions.past.flatten(0, 1))
 
     def log_prob(self, conditions: Conditions, codes: Int[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """log p of each token given the conditions and those before it, nats."""

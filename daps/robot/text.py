@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -50,6 +50,7 @@ def has_weights() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Reads sentences."""
 

@@ -25,7 +25,7 @@ from daps.robot.training_commands import CLIPS, MODEL, THREADS
 from daps.robot.trial import Blows, Outcome, spread_starts, summary, try_out
 from daps.robot.world import State
 from daps.run import write_json
-from daps.tables import print_lines
+from daps.tables import print_lines, print_rows
 
 TEXT = arg(metavar="TEXT", help='What to do: "walk forward slowly".')
 KIT = arg(help="Folder that daps robot train wrote; the kit that comes with the package if left out.")
@@ -101,7 +101,7 @@ def run_play(arguments: Sequence[str]) -> None:
     else:
         for _ in states:
             pass
-    print_lines(report(loop.recording))
+    print_rows(report(loop.recording))
     if options.video:
         write_film(options.video, model, [pose[0] for pose in loop.recording.poses], RATE)
         print(f"film: {options.video}")

@@ -1,20 +1,40 @@
 """The robot's commands as a user gives them, on synthetic walks and a stick figure."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from daps.cli import main
 from daps.data.clips import write_clip
 from daps.data.gait import gait
-from daps.robot.cli import load_tracker
+from daps.robot import training_commands
+from daps.robot.kit import load_kit, load_tracker
+from daps.robot.model import build
 from robot.stick import write_stick
 
 TINY = (
     "--tracking.samples 64 --tracking.robots 4 --tracking.segment 4 --tracking.capacity 8 --tracking.foresight 2 "
     "--tracking.horizon 2 --tracking.batch-size 4 --tracking.world-hidden 8 --tracker.hidden 8 --tracker.lookahead 1 2"
 )
+
+
+PLANNER = "--planning.steps 3 --planning.batch-size 4 --planning.stride 9 --planner.width 8 --planner.heads 2"
+KIT = f"--steps 2 {PLANNER} --planner.trunk-layers 1 --planner.token-layers 1 --imagined 2 {TINY}"
+
+
+class Words:
+    """Reads sentences without weights: directions that are functions of the words."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        pass
+
+    def encode(self, sentences: Sequence[str]) -> torch.Tensor:
+        rows = [torch.randn(384, generator=torch.Generator().manual_seed(sum(map(ord, text)))) for text in sentences]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +77,11 @@ def test_from_clips_to_a_table(place: Path, capsys: pytest.CaptureFixture[str]) 
         (["track", "CLIPS", "--tracking.robots", "0"], "tracking.robots: must be >= 1, got 0"),
         (["track", "nowhere"], "nowhere"),
         (["trial", "nowhere", "CLIPS"], "run: no folder nowhere"),
-        (["jump"], "no command 'robot jump'; choose track, trial"),
+        (["play", "walk", "--kit", "nowhere"], "kit: nowhere has no folder tokenizer"),
+        (["play", "walk", "--velocity", "1", "0", "0", "--waypoint", "1", "0"], "pass --velocity or --waypoint"),
+        (["eval", "CLIPS", "--parts", "looks"], "parts: choose from tokenizer, tracker"),
+        (["track", "CLIPS", "--planner", "p"], "tokenizer: plans of p are codes; pass --tokenizer RUN"),
+        (["jump"], "no command 'robot jump'; choose play, train, plan, track, eval, trial"),
     ],
 )
 def test_complaints_are_one_line(
@@ -79,3 +103,62 @@ def test_a_folder_of_another_kind_is_no_tracker(place: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         track(place, "--tracking.seed", "1")
     assert "holds another training: tracking.seed (there 0, now 1)" in capsys.readouterr().err
+
+
+def test_a_kit_from_clips_to_play_and_tables(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every stage by one command; a sentence and a velocity move the robot; the figures are kept."""
+    monkeypatch.setattr(training_commands, "SentenceEncoder", Words)
+    monkeypatch.setattr("daps.robot.kit.has_weights", lambda: False)
+    clips, kit, stick = str(place / "clips"), str(place / "kit"), ["--model", str(place / "stick.xml")]
+    main(["robot", "train", clips, "--run", kit, *stick, *KIT.split()])
+    shown = capsys.readouterr().out
+    assert (
+        all(f"stage {stage} of 3" in shown for stage in (1, 2, 3)) and 'next: daps robot play "walk forward"' in shown
+    )
+    parts = load_kit(Path(kit))
+    assert parts.reader.encode(["walk"]).shape == (1, 384) and parts.tokenizer.num_tokens == 64
+    main(["robot", "train", clips, "--run", kit, *stick, *KIT.split()])  # all is done: nothing is trained again
+    capsys.readouterr()
+
+    play = ["robot", "play", "walk", "--kit", kit, *stick, "--seconds", "1"]
+    main([*play, "--velocity", "0.5", "0", "0"])
+    assert "mean velocity, forward and left" in capsys.readouterr().out
+    main([*play, "--waypoint", "1", "0", "1", "1"])
+    with pytest.raises(SystemExit):
+        main([*play[:2], "flap your wings", *play[3:]])
+    assert "'flap your wings' is not among the" in capsys.readouterr().err
+
+    rows = place / "rows.json"
+    measure = ["robot", "eval", clips, "--kit", kit, *stick, "--out", str(rows), "--trials", "2", "--seconds", "2"]
+    main([*measure, "--repeats", "1", "--pushes", "0.5"])
+    kept = json.loads(rows.read_text())
+    found = {(row["stage"], row["clips"], row["metric"]): row["value"] for row in kept}
+    assert ("tracker", "training clips, pushes of 0.5 m/s", "success") in found
+    assert ("tracker", "held-out clips, decoded", "mpjpe") in found
+    assert found["tokenizer", "all held-out clips", "joint_rms"] > 0
+    assert ("closed loop", "walk, grid of 3 x 3", "velocity_error") in found
+    assert found["planner", "64 tokens", "milliseconds"] > 0
+    assert {row["tokenizer"] for row in kept} == {"daps"} and str(place) not in rows.read_text()
+    main([*measure, "--parts", "latency"])
+    assert len(json.loads(rows.read_text())) == len(kept)
+
+
+def test_a_film_of_the_stick_figure(place: Path) -> None:
+    imageio = pytest.importorskip("imageio.v2")
+    pytest.importorskip("imageio_ffmpeg")
+    from daps.robot.film import Film, write_film
+
+    model = build(place / "stick.xml")
+    try:
+        Film(model).renderer.close()
+    except ValueError as error:
+        pytest.skip(str(error))
+    poses = [torch.from_numpy(pose) for pose in gait(0, 20)]
+    write_film(place / "walk.mp4", model, poses, rate=30.0, fps=15.0)
+    frames = list(imageio.get_reader(place / "walk.mp4").iter_data())
+    assert len(frames) == 10 and frames[0].shape == (360, 640, 3)
+    assert np.abs(frames[0].astype(float) - frames[-1]).mean() > 0.1  # it moves
+    with pytest.raises(ValueError, match="wants a name that ends in .mp4, got"):
+        write_film(place / "walk.gif", model, poses, 30.0)

@@ -1,0 +1,150 @@
+"""`daps robot eval`: the tables of a kit, and the rows that they are made of."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from tyro.conf import Positional
+
+from daps.data.clips import WINDOW
+from daps.kinematics import Kinematics
+from daps.options import parse
+from daps.robot.assessment import (
+    Clips,
+    Row,
+    command_rows,
+    dance_rows,
+    latency_rows,
+    outcome_rows,
+    tokenizer_rows,
+    tracker_rows,
+)
+from daps.robot.following import Recogniser
+from daps.robot.kit import SHIPPED, TOKENIZER, TRACKER, Kit, load_kit
+from daps.robot.labels import kind_of
+from daps.robot.material import decoded, read_clips, training_clips
+from daps.robot.model import build, find_mjcf
+from daps.robot.pilot import Pilot
+from daps.robot.play import LoopConfig
+from daps.robot.stage import read_settings
+from daps.robot.training_commands import CLIPS, MODEL, THREADS
+from daps.robot.trial import summary
+from daps.robot.using_commands import KIT, unseen
+from daps.run import Run, environment, write_json
+from daps.tables import print_lines, print_rows
+
+PARTS = ("tokenizer", "tracker", "commands", "dance", "latency")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How well a kit does all that it is for; prints tables and keeps rows."""
+
+    clips: Annotated[Positional[Path], CLIPS]
+    kit: Annotated[Path | None, KIT] = None
+    model: Annotated[Path | None, MODEL] = None
+    parts: tuple[str, ...] = PARTS
+    """What to measure."""
+    trials: int = 64
+    """Places to start from, of each set of clips."""
+    seconds: float = 8.0
+    """Length of a trial; orders are given for half as long again."""
+    pushes: tuple[float, ...] = (0.3, 0.6)
+    """m/s of pushes every two seconds, on the training clips."""
+    repeats: int = 4
+    """Robots for each velocity and each prompt."""
+    guidance: float = Pilot.guidance
+    """As for daps robot play."""
+    temperature: float = Pilot.temperature
+    """As for daps robot play."""
+    loop: LoopConfig = LoopConfig()
+    seed: int = 0
+    out: Path | None = None
+    """JSON file of rows, which keeps those of other kits; robot.json in the kit's folder if left out."""
+    threads: Annotated[int, THREADS] = 1
+
+
+def run_eval(arguments: Sequence[str]) -> None:
+    """daps robot eval CLIPS [--kit FOLDER]."""
+    options = parse(EvalOptions, arguments, "daps robot eval")
+    for part in options.parts:
+        if part not in PARTS:
+            raise ValueError(f"parts: choose from {', '.join(PARTS)}, got {part!r}")
+    folder = options.kit or SHIPPED
+    kit, model = load_kit(options.kit), build(options.model)
+    sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"])
+    rows = _measure(options, kit, model, sets)
+    method = Run.open(folder / TOKENIZER).config().method_name
+    _keep(options.out or folder / "robot.json", method, rows)
+    print_rows(table(rows))
+
+
+def _sets(folder: Path, trained: Sequence[str]) -> dict[str, Clips]:
+    """Training clips and held-out ones of the same kinds."""
+    names = {"training clips": tuple(trained), "held-out clips": unseen(folder, trained)}
+    return {title: read_clips(folder, chosen) for title, chosen in names.items() if chosen}
+
+
+def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> list[Row]:
+    kinematics = Kinematics.from_mjcf(find_mjcf(options.model))
+    pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
+    rows: list[Row] = []
+    if "tokenizer" in options.parts:
+        every = set(read_clips(options.clips)) - set(training_clips(options.clips))
+        rows += tokenizer_rows(kit, read_clips(options.clips, tuple(sorted(every))), "all held-out clips", kinematics)
+    if "tracker" in options.parts:
+        motions = dict(sets)
+        for title, clips in sets.items():
+            motions[f"{title}, decoded"] = decoded(clips, kit.tokenizer)
+        trial = (options.trials, options.seconds)
+        outcomes = tracker_rows(kit, model, kinematics, motions, *trial, (), options.seed, options.threads)
+        pushed = {"training clips": sets["training clips"]}
+        if options.pushes:
+            again = tracker_rows(kit, model, kinematics, pushed, *trial, options.pushes, options.seed, options.threads)
+            outcomes += again[1:]
+        print_lines(summary(outcomes))
+        rows += outcome_rows(outcomes, options.seed)
+    length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)
+    kinds = {kind_of(name) for name in sets["training clips"]}
+    if "commands" in options.parts:
+        rows += command_rows(kit, model, kinds, options.repeats, length, *orders)
+    if "dance" in options.parts and "dance" in kinds and len(kinds) > 1:
+        recogniser = Recogniser(sets["training clips"])
+        rows += dance_rows(kit, model, recogniser, options.repeats, length, *orders)
+        if "held-out clips" in sets:
+            accuracy = recogniser.accuracy(sets["held-out clips"])
+            count = sum(len(poses) // WINDOW for poses in sets["held-out clips"].values())
+            rows.append(Row("recogniser", "held-out clips", "accuracy", accuracy, count, options.seed))
+    if "latency" in options.parts:
+        rows += latency_rows(kit, pilot)
+    return rows
+
+
+def _keep(path: Path, method: str, rows: Sequence[Row]) -> None:
+    """Puts rows into a file, in place of those of the same figures."""
+    about = environment(torch.device("cpu"))
+    record = {"tokenizer": method, "device": about["processor"], "commit": about["commit"],
+              "command": _portable(sys.argv[1:])}  # fmt: skip
+    old = json.loads(path.read_text()) if path.is_file() else []
+    new = [{**asdict(row), **record} for row in rows]
+    keys = {tuple(row[name] for name in ("stage", "tokenizer", "clips", "metric")) for row in new}
+    kept = [row for row in old if tuple(row[name] for name in ("stage", "tokenizer", "clips", "metric")) not in keys]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, kept + new)
+
+
+def _portable(words: Sequence[str]) -> str:
+    """The command without the paths of the machine that it ran on."""
+    return " ".join(["daps", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """A line per figure."""
+    lines = [
+        [row.stage, row.clips, row.metric, f"{row.value:.3g}", str(row.n)] for row in rows if row.stage != "tracker"
+    ]
+    return [["stage", "of", "figure", "value", "n"], *lines]
