@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from daps import rotation
-from daps.motion import FPS, ROOT
+from daps.motion import FPS, ROOT, pose_start
+from daps.robot.code_tracker import CodeTracker
 from daps.robot.pilot import Orders, Pilot, anchored
-from daps.robot.reference import References, advance
+from daps.robot.reference import Plan, References, advance
 from daps.robot.simulation import RATE, Simulation
 from daps.robot.tracker import Tracker
 from daps.robot.world import State
@@ -97,7 +98,7 @@ class Loop:
         self,
         model: mujoco.MjModel,
         pilot: Pilot,
-        tracker: Tracker,
+        tracker: Tracker | CodeTracker,
         count: int = 1,
         config: LoopConfig | None = None,
         threads: int = 1,
@@ -116,8 +117,8 @@ class Loop:
         """Of the robots, now."""
         return State(*(torch.from_numpy(x.copy()).float() for x in (self.simulation.qpos, self.simulation.qvel)))
 
-    def plan(self, orders: Orders) -> References:
-        """The motion that comes next, from the last frame of the past on."""
+    def plan(self, orders: Orders) -> Plan:
+        """What comes next."""
         begun = time.perf_counter()
         state = self.state()
         if self.config.from_robot:
@@ -126,13 +127,14 @@ class Loop:
             self.past = torch.stack(past, 1).double()
         else:
             self.past = anchored(self.past, state.pose.double(), self.config.leash, self.config.turn)
-        window, _ = self.pilot.plan(self.past, orders, self.generator)
+        anchor = pose_start(self.past[:, -1]).float()
+        window, codes = self.pilot.plan(self.past, orders, self.generator)
         every = torch.cat((self.past, window), 1)
         lead, frames = self.past.shape[1] - 1, self.config.frames
         self.past = every[:, frames : frames + lead + 1]
-        references = References.side_by_side(every[:, lead:])
+        made = Plan(References.side_by_side(every[:, lead:]), codes, anchor)
         self.recording.plan_seconds.append(time.perf_counter() - begun)
-        return references
+        return made
 
     def run(self, orders: Callable[[float, State], Orders], seconds: float) -> Iterator[State]:
         """Goes on for some seconds, a control step at a time, under what orders say at each plan.
@@ -145,14 +147,13 @@ class Loop:
         for step in range(round(seconds * RATE)):
             ahead = step % self.config.steps
             if ahead == 0:
-                references = self.plan(orders(step / RATE, self.state()))
-            frame = torch.full_like(clips, ahead)
+                plan = self.plan(orders(step / RATE, self.state()))
             with torch.no_grad():
-                targets = self.tracker(self.state(), self.tracker.goals(references, clips, frame))
+                targets = self.tracker.act(self.state(), plan, ahead)
             feedback = self.simulation.step(np.nan_to_num(targets.double().numpy()))
-            state = self.state()
+            state, ends = self.state(), torch.full_like(clips, ahead + 1)
             self.recording.poses.append(state.pose)
-            self.recording.references.append(references.poses[references.rows(clips, frame + 1)])
+            self.recording.references.append(plan.references.poses[plan.references.rows(clips, ends)])
             self.recording.com_velocity.append(torch.from_numpy(feedback.com_velocity.copy()).float())
             self.recording.power.append(torch.from_numpy(feedback.power.copy()).float())
             yield state

@@ -114,3 +114,15 @@ class References:
             for clip, n in enumerate((self.lengths - frames).clamp_min(1).tolist())
         ]
         return torch.cat(list(pairs))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The next window of each of N robots: as motion, and as the codes that it was decoded from."""
+
+    references: References
+    """Clip i is what robot i is to do, from the last frame before the window on."""
+    codes: Int[Tensor, "N T"]
+    """Of the windows."""
+    anchor: Float[Tensor, "N 3"]
+    """Place (m) and heading (rad) of that last frame."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from daps import rotation
 from daps.motion import ROOT
-from daps.robot.reference import References
+from daps.robot.reference import Plan, References
 from daps.robot.world import Normaliser, State, perceptron
 
 
@@ -67,6 +67,11 @@ class Tracker(nn.Module):
         """Target angles, rad."""
         residual = self.config.residual * self.net(self.inputs(self.observe(state, goals)))
         return goals.pose[..., 0, ROOT:] + residual
+
+    def act(self, state: State, plan: Plan, step: int) -> Float[Tensor, "N J"]:
+        """Target angles of robots `step` control steps into their plans, rad."""
+        clips = torch.arange(len(plan.codes))
+        return self(state, self.goals(plan.references, clips, torch.full_like(clips, step)))
 
     def goals(self, references: References, clip: Int[Tensor, "*N"], frame: Int[Tensor, "*N"]) -> State:
         """The frames of clips to look at from a frame, [*N, L]."""

@@ -145,6 +145,7 @@ def test_a_kit_from_clips_to_play_and_tables(
     assert len(json.loads(rows.read_text())) == len(kept)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves pipes open
 def test_a_film_of_the_stick_figure(place: Path) -> None:
     imageio = pytest.importorskip("imageio.v2")
     pytest.importorskip("imageio_ffmpeg")

@@ -1,0 +1,259 @@
+"""Trains the policy from codes to torques on what the tracker of frames does (DAgger, Ross et al., 2011).
+
+A round is a window: robots follow pieces of clips as codes retell them, some led by the pupil, some by the teacher. The
+teacher, who sees the decoded frames, says at each state what it would do; the pupil, who sees the codes, learns that.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from daps.methods.base import Autoencoder
+from daps.motion import feature_poses, next_start, pose_features, pose_start
+from daps.precision import Scoring, score_precision
+from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig, symbol_components
+from daps.robot.pilot import anchored
+from daps.robot.planning import PAST
+from daps.robot.play import LoopConfig
+from daps.robot.reference import Plan, References
+from daps.robot.simulation import Simulation
+from daps.robot.stream import stitched
+from daps.robot.tracker import Tracker
+from daps.robot.tracking import lost
+from daps.robot.world import State
+from daps.schedules import Cosine
+
+
+@dataclass(frozen=True)
+class DistillingConfig:
+    """What decides the outcome of a training beside motions, tokenizer and teacher."""
+
+    samples: int = 3_000_000
+    """Control steps of robots to simulate."""
+    robots: int = 256
+    """Simulated at once."""
+    led: float = 0.5
+    """Share of robots that the teacher leads at first; falls to a tenth of that."""
+    capacity: int = 40
+    """Rounds that are remembered."""
+    updates: int = 30
+    """A round."""
+    batch_size: int = 1_024
+    """States of an update."""
+    learning_rate: float = 1e-3
+    """At the first round."""
+    rate_last: float = 0.05
+    """At the last, as a share of the first, along half a cosine."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    products: Scoring = "auto"
+    """Precision of matrix products in updates, as of daps robot track."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "robots", "capacity", "updates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"distilling.{name}: must be >= 1, got {getattr(self, name)}")
+
+
+class Retelling:
+    """Clips as plans: the window of a clip that comes next, through a tokenizer, from where the past ends.
+
+    Raises:
+        ValueError: no clip with a window and the frames before it.
+    """
+
+    def __init__(self, tokenizer: Autoencoder, clips: Mapping[str, Float[Tensor, "F P"]]) -> None:
+        self.tokenizer, self.window = tokenizer, tokenizer.data_shape[0]
+        long = {name: poses for name, poses in clips.items() if len(poses) >= PAST + self.window}
+        if not long:
+            raise ValueError(f"motion: wants clips of at least {PAST + self.window} frames; give longer ones")
+        self.poses = torch.cat([poses.double() for poses in long.values()])
+        lengths = torch.tensor([len(poses) for poses in long.values()])
+        self.ends = lengths.cumsum(0)
+        starts = self.ends - lengths
+        pieces = zip(starts.tolist(), self.ends.tolist(), strict=True)
+        self.beginnings = torch.cat([torch.arange(a + PAST, b - self.window + 1) for a, b in pieces])
+
+    def fits(self, frame: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        """Whether a window that begins at a frame ends in the same clip."""
+        end = self.ends[torch.searchsorted(self.ends, frame - 1, right=True)]
+        return frame + self.window <= end
+
+    def past(self, frame: Int[Tensor, " N"]) -> Float[Tensor, "N B P"]:
+        """The frames before."""
+        return self.poses[frame[:, None] + torch.arange(-PAST, 0)]
+
+    @torch.no_grad()
+    def plan(self, past: Float[Tensor, "N B P"], frame: Int[Tensor, " N"]) -> Plan:
+        """Plans of the windows that begin at frames, anchored at a past of the same motion."""
+        windows = pose_features(self.poses[frame[:, None] + torch.arange(self.window)]).float()
+        codes = self.tokenizer.encode(windows)
+        before = pose_features(past)
+        features = stitched(before, self.tokenizer.decode(codes).mean.to(past.dtype))
+        poses = feature_poses(features, next_start(before, pose_start(past[:, 0])))
+        references = References.side_by_side(torch.cat((past[:, -1:], poses), 1))
+        return Plan(references, codes, pose_start(past[:, -1]).float())
+
+
+class Distilling:
+    """A training in progress: teacher, pupil, robots and what they remember."""
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        clips: Mapping[str, Float[Tensor, "F P"]],
+        tokenizer: Autoencoder,
+        teacher: Tracker,
+        config: DistillingConfig | None = None,
+        pupil: CodeTrackerConfig | None = None,
+        loop: LoopConfig | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.config = config = DistillingConfig() if config is None else config
+        self.loop = LoopConfig() if loop is None else loop
+        torch.manual_seed(config.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.retelling, self.teacher = Retelling(tokenizer, clips), teacher
+        pupil = CodeTrackerConfig() if pupil is None else pupil
+        table = symbol_components(tokenizer, pupil.components)
+        self.pupil = CodeTracker(model.nu, tokenizer.num_tokens, table, pupil)
+        self.optimizer = torch.optim.AdamW(self.pupil.net.parameters(), config.learning_rate)
+        self.simulation = Simulation(model, config.robots, threads)
+        self.frame = torch.zeros(config.robots, dtype=torch.long)
+        self.fresh = torch.ones(config.robots, dtype=torch.bool)
+        self.memory: list[dict[str, Tensor]] = []
+        self.round = 0
+
+    @property
+    def rounds(self) -> int:
+        """In all."""
+        return -(-self.config.samples // (self.config.robots * self.loop.steps))
+
+    @property
+    def done(self) -> int:
+        """Samples so far."""
+        return self.round * self.config.robots * self.loop.steps
+
+    @property
+    def total(self) -> int:
+        """Samples in all: whole rounds."""
+        return self.rounds * self.config.robots * self.loop.steps
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of the pupil, which is what remains."""
+        return self.pupil.state_dict()
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Rounds until the samples are spent, with the figures of each."""
+        while self.round < self.rounds:
+            figures = self.collect()
+            if self.round == 0:
+                self._fit_scales()
+            figures["cost"] = self.learn()
+            self.round += 1
+            yield {"step": self.done, **figures}
+
+    @torch.no_grad()
+    def collect(self) -> dict[str, float]:
+        """A window of every robot into the memory; the share of robots that lost their motion in it."""
+        plan = self._plan()
+        led = torch.rand(self.config.robots, 1, generator=self.generator) < Cosine(
+            self.config.led, self.config.led / 10, self.rounds
+        )(self.round)
+        states, wanted = [], []
+        for step in range(self.loop.steps):
+            state = self._state()
+            targets = self.teacher.act(state, plan, step)
+            states.append(state)
+            wanted.append(targets)
+            given = torch.where(led | (self.round == 0), targets, self.pupil.act(state, plan, step))
+            self.simulation.step(torch.nan_to_num(given).double().numpy())
+        seen = State.stack(states, 1)
+        kept = torch.isfinite(seen.pose).all(-1).all(-1) & torch.isfinite(seen.velocity).all(-1).all(-1)
+        row = {"pose": seen.pose, "velocity": seen.velocity, "targets": torch.stack(wanted, 1), "codes": plan.codes,
+               "anchor": plan.anchor}  # fmt: skip
+        self.memory = [*self.memory, {name: value[kept] for name, value in row.items()}][-self.config.capacity :]
+        end = self._state()
+        rows = plan.references.rows(torch.arange(self.config.robots), torch.full_like(self.frame, self.loop.steps))
+        fallen = lost(end, State(plan.references.poses[rows], plan.references.velocities[rows])) | ~kept
+        self.frame = self.frame + self.loop.frames
+        self.fresh = fallen | ~self.retelling.fits(self.frame)
+        mine = ~led.squeeze(-1)
+        return {"lost": float(fallen[mine].float().mean()) if bool(mine.any()) else float("nan")}
+
+    def learn(self) -> float:
+        """Updates of the pupil; their mean loss, squared error in units of the targets' deviations."""
+        for group in self.optimizer.param_groups:
+            share = Cosine(1.0, self.config.rate_last, self.rounds)(self.round)
+            group["lr"] = self.config.learning_rate * share
+        losses = []
+        for _ in range(self.config.updates):
+            state, targets, codes, anchor, step = self._draw(self.config.batch_size)
+            self.optimizer.zero_grad()
+            with score_precision(self.config.products, torch.device("cpu")):
+                found = self.pupil(state, codes, anchor, step)
+            loss = ((found - targets) / self.pupil.targets.deviation).square().mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.pupil.net.parameters(), self.config.clip)
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+        return sum(losses) / len(losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that continues the training bit for bit."""
+        return {
+            "round": self.round,
+            "pupil": self.pupil.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "memory": self.memory,
+            "robots": (torch.from_numpy(self.simulation.state()), self.frame, self.fresh),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Takes up where state_dict left off."""
+        self.round, self.memory = saved["round"], saved["memory"]
+        self.pupil.load_state_dict(saved["pupil"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"])
+        robots, self.frame, self.fresh = saved["robots"]
+        self.simulation.restore(robots.numpy())
+
+    def _state(self) -> State:
+        return State(*(torch.from_numpy(x.copy()).float() for x in (self.simulation.qpos, self.simulation.qvel)))
+
+    def _plan(self) -> Plan:
+        """The next windows; robots that are lost, or at the end of a clip, are put at the beginning of one."""
+        fresh, retelling = self.fresh.nonzero().squeeze(-1), self.retelling
+        drawn = torch.randint(len(retelling.beginnings), (len(fresh),), generator=self.generator)
+        self.frame[fresh] = retelling.beginnings[drawn]
+        past = retelling.past(self.frame)
+        robots = torch.from_numpy(self.simulation.qpos.copy())
+        robots[fresh] = past[fresh, -1]
+        plan = retelling.plan(anchored(past, robots, self.loop.leash, self.loop.turn), self.frame)
+        rows = plan.references.rows(fresh, torch.zeros_like(fresh))
+        first = (plan.references.poses[rows], plan.references.velocities[rows])
+        self.simulation.reset(fresh.numpy(), *(x.double().numpy() for x in first))
+        return plan
+
+    def _draw(self, count: int) -> tuple[State, Tensor, Tensor, Tensor, Tensor]:
+        """Random states of the memory: states, what the teacher did, codes, anchors, steps."""
+        pick = torch.randint(len(self.memory), (1,), generator=self.generator)
+        round_ = self.memory[int(pick)]  # one round a batch: no copy of the others
+        rows = torch.randint(len(round_["codes"]), (count,), generator=self.generator)
+        step = torch.randint(self.loop.steps, (count,), generator=self.generator)
+        state = State(round_["pose"][rows, step], round_["velocity"][rows, step])
+        return state, round_["targets"][rows, step], round_["codes"][rows], round_["anchor"][rows], step
+
+    @torch.no_grad()
+    def _fit_scales(self) -> None:
+        """Units of inputs and outputs, from the first round."""
+        state, targets, _, anchor, _ = self._draw(4_096)
+        self.pupil.felt.fit(self.pupil.observe(state, anchor))
+        self.pupil.targets.fit(targets)
