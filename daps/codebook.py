@@ -70,9 +70,9 @@ class Revival(nn.Module):
 
     frequency: Tensor
 
-    def __init__(self, vocab_size: int, rare: float, every: int = 100) -> None:
+    def __init__(self, vocab_size: int, rare: float, last: float, every: int = 100, noise: float = 0.1) -> None:
         super().__init__()
-        self.rare, self.every = rare, every
+        self.rare, self.last, self.every, self.noise = rare, last, every, noise
         self.register_buffer("frequency", torch.full((vocab_size,), 1 / vocab_size))
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class Revival(nn.Module):
 
         The more there are, the more symbols are taken after: the most frequent one first, each once.
         """
-        if step == 0 or step % self.every:
+        if step == 0 or step % self.every or step > self.last:
             return 0
         dead = (self.frequency < self.rare / len(self.frequency)).nonzero().squeeze(-1)
         popular = self.frequency.argsort(descending=True)[: len(dead)]
@@ -95,7 +95,7 @@ class Revival(nn.Module):
         dead = dead[: len(popular)]
         for module in nets.modules():
             if isinstance(module, SymbolVectors | StructuredHead):
-                module.take_after(dead, popular)
+                module.take_after(dead, popular, self.noise)
         half = self.frequency[popular] / 2
         self.frequency[popular], self.frequency[dead] = half, half
         return len(dead)

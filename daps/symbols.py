@@ -76,9 +76,12 @@ class SymbolVectors(nn.Module):
         return torch.addmm(self.own, self.features, self.shared)
 
     @torch.no_grad()
-    def take_after(self, symbols: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> None:
-        """Gives symbols the vectors of others, from which they then go their own way."""
-        self.own[symbols] = self()[others] - self.features[symbols] @ self.shared
+    def take_after(self, symbols: Int[Tensor, " N"], others: Int[Tensor, " N"], noise: float) -> None:
+        """Gives symbols the vectors of others, and both noise of opposite signs, in units of the deviation."""
+        vectors = self()
+        apart = noise * vectors.std() * torch.randn_like(vectors[others])
+        self.own[symbols] = vectors[others] + apart - self.features[symbols] @ self.shared
+        self.own[others] -= apart
 
 
 class CodeEmbedding(nn.Module, ABC):
@@ -159,7 +162,7 @@ class StructuredHead(nn.Module):
         return F.linear(h, self.vectors(), self.bias)
 
     @torch.no_grad()
-    def take_after(self, symbols: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> None:
+    def take_after(self, symbols: Int[Tensor, " N"], others: Int[Tensor, " N"], noise: float) -> None:
         """Gives symbols the biases of others; `vectors` see to themselves."""
         self.bias[symbols] = self.bias[others]
 

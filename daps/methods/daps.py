@@ -158,7 +158,7 @@ class DAPSConfig(MethodConfig):
             proposal=Searched(self.sweeps) if self.sweeps else Sampled(),
             credit=SequenceCredit() if self.credit == "sequence" else self._local_credit(decoder, tokens),
             rarity=RareSymbols(tokens, symbols, self.fullness, begin, end) if self.fullness else None,
-            revival=Revival(symbols, self.revival) if self.revival else None,
+            revival=Revival(symbols, self.revival, 0.6 * steps) if self.revival else None,
             critic=FirstOrder(self.critic) if self.critic else None,
         )
 

@@ -14,13 +14,15 @@ from daps.data.clips import WINDOW
 from daps.kinematics import Kinematics
 from daps.motion import pose_features
 from daps.motion_metrics import feature_errors
+from daps.robot.code_tracker import CodeTracker
 from daps.robot.following import Recogniser, at_30_hz, falls_per_minute, velocity_errors
 from daps.robot.kit import Kit
 from daps.robot.labels import Command
 from daps.robot.pilot import Orders, Pilot
 from daps.robot.play import Loop, LoopConfig, Recording
 from daps.robot.reference import References
-from daps.robot.trial import Blows, Outcome, spread_starts, try_out
+from daps.robot.retelling import Retelling
+from daps.robot.trial import Blows, Outcome, spread_starts, try_out, try_plans
 
 Clips = Mapping[str, Float[Tensor, "F P"]]
 GRID = {  # prompt -> forward speeds m/s and turns rad/s to follow
@@ -76,6 +78,29 @@ def tracker_rows(
             blows = Blows(push) if push else None
             outcome = try_out(model, kinematics, kit.tracker, references, starts, seconds, blows, threads, seed)
             outcomes.append((title, outcome))
+    return outcomes
+
+
+def plan_outcomes(
+    kit: Kit,
+    codes: CodeTracker | None,
+    model: mujoco.MjModel,
+    kinematics: Kinematics,
+    motions: Mapping[str, Clips],
+    trials: int,
+    seconds: float,
+    loop: LoopConfig,
+    seed: int,
+    threads: int = 1,
+) -> list[tuple[str, Outcome]]:
+    """Outcomes of trials on clips as plans: by the tracker of frames, and by that of codes where there is one."""
+    outcomes = []
+    for name, clips in motions.items():
+        retelling = Retelling(kit.tokenizer, clips)
+        for face, policy in (("frames", kit.tracker), ("codes", codes)):
+            if policy is not None:
+                given = (model, kinematics, policy, retelling, trials, seconds, loop, threads, seed)
+                outcomes.append((f"{name}, plan by plan, from {face}", try_plans(*given)))
     return outcomes
 
 

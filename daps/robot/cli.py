@@ -1,9 +1,9 @@
-"""The robot's commands: `daps robot play | train | plan | track | trial | eval`."""
+"""The robot's commands: `daps robot play | train | plan | track | distil | trial | eval`."""
 
 from collections.abc import Callable, Sequence
 
 from daps.robot.eval_command import run_eval
-from daps.robot.training_commands import run_plan, run_track, run_train
+from daps.robot.training_commands import run_distil, run_plan, run_track, run_train
 from daps.robot.using_commands import run_play, run_trial
 from daps.suggest import did_you_mean
 
@@ -12,6 +12,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": run_train,
     "plan": run_plan,
     "track": run_track,
+    "distil": run_distil,
     "eval": run_eval,
     "trial": run_trial,
 }
@@ -19,9 +20,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 USAGE = """usage: daps robot COMMAND ...
 
   play TEXT         do what a sentence says, at a velocity or towards way-points; --video FILE.mp4
-  train CLIPS       train all of it: tokenizer, planner, tracker, one after the other, or continue
+  train CLIPS       train all of it: tokenizer, planner, trackers, one after the other, or continue
   plan CLIPS        train the high-level policy alone: sentence and velocity -> codes
   track CLIPS       train the low-level policy alone: motion -> torques
+  distil CLIPS      train the policy from codes to torques alone, on what the tracker does
   trial RUN CLIPS   how well a low-level policy follows: success, errors, power, with pushes if asked
   eval CLIPS        all figures of a kit: codes, tracking, orders, dances, latency
 

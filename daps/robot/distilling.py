@@ -10,19 +10,17 @@ from typing import Any
 
 import mujoco
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from daps.methods.base import Autoencoder
-from daps.motion import feature_poses, next_start, pose_features, pose_start
 from daps.precision import Scoring, score_precision
 from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig, symbol_components
 from daps.robot.pilot import anchored
-from daps.robot.planning import PAST
 from daps.robot.play import LoopConfig
-from daps.robot.reference import Plan, References
+from daps.robot.reference import Plan
+from daps.robot.retelling import Retelling
 from daps.robot.simulation import Simulation
-from daps.robot.stream import stitched
 from daps.robot.tracker import Tracker
 from daps.robot.tracking import lost
 from daps.robot.world import State
@@ -59,46 +57,6 @@ class DistillingConfig:
         for name in ("samples", "robots", "capacity", "updates", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"distilling.{name}: must be >= 1, got {getattr(self, name)}")
-
-
-class Retelling:
-    """Clips as plans: the window of a clip that comes next, through a tokenizer, from where the past ends.
-
-    Raises:
-        ValueError: no clip with a window and the frames before it.
-    """
-
-    def __init__(self, tokenizer: Autoencoder, clips: Mapping[str, Float[Tensor, "F P"]]) -> None:
-        self.tokenizer, self.window = tokenizer, tokenizer.data_shape[0]
-        long = {name: poses for name, poses in clips.items() if len(poses) >= PAST + self.window}
-        if not long:
-            raise ValueError(f"motion: wants clips of at least {PAST + self.window} frames; give longer ones")
-        self.poses = torch.cat([poses.double() for poses in long.values()])
-        lengths = torch.tensor([len(poses) for poses in long.values()])
-        self.ends = lengths.cumsum(0)
-        starts = self.ends - lengths
-        pieces = zip(starts.tolist(), self.ends.tolist(), strict=True)
-        self.beginnings = torch.cat([torch.arange(a + PAST, b - self.window + 1) for a, b in pieces])
-
-    def fits(self, frame: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
-        """Whether a window that begins at a frame ends in the same clip."""
-        end = self.ends[torch.searchsorted(self.ends, frame - 1, right=True)]
-        return frame + self.window <= end
-
-    def past(self, frame: Int[Tensor, " N"]) -> Float[Tensor, "N B P"]:
-        """The frames before."""
-        return self.poses[frame[:, None] + torch.arange(-PAST, 0)]
-
-    @torch.no_grad()
-    def plan(self, past: Float[Tensor, "N B P"], frame: Int[Tensor, " N"]) -> Plan:
-        """Plans of the windows that begin at frames, anchored at a past of the same motion."""
-        windows = pose_features(self.poses[frame[:, None] + torch.arange(self.window)]).float()
-        codes = self.tokenizer.encode(windows)
-        before = pose_features(past)
-        features = stitched(before, self.tokenizer.decode(codes).mean.to(past.dtype))
-        poses = feature_poses(features, next_start(before, pose_start(past[:, 0])))
-        references = References.side_by_side(torch.cat((past[:, -1:], poses), 1))
-        return Plan(references, codes, pose_start(past[:, -1]).float())
 
 
 class Distilling:

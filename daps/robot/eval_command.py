@@ -20,11 +20,12 @@ from daps.robot.assessment import (
     dance_rows,
     latency_rows,
     outcome_rows,
+    plan_outcomes,
     tokenizer_rows,
     tracker_rows,
 )
 from daps.robot.following import Recogniser
-from daps.robot.kit import SHIPPED, TOKENIZER, TRACKER, Kit, load_kit
+from daps.robot.kit import CODES, SHIPPED, TOKENIZER, TRACKER, Kit, load_code_tracker, load_kit
 from daps.robot.labels import kind_of
 from daps.robot.material import decoded, read_clips, training_clips
 from daps.robot.model import build, find_mjcf
@@ -90,7 +91,7 @@ def _sets(folder: Path, trained: Sequence[str]) -> dict[str, Clips]:
 
 
 def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> list[Row]:
-    kinematics = Kinematics.from_mjcf(find_mjcf(options.model))
+    kinematics, folder = Kinematics.from_mjcf(find_mjcf(options.model)), options.kit or SHIPPED
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
     rows: list[Row] = []
     if "tokenizer" in options.parts:
@@ -106,6 +107,9 @@ def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips])
         if options.pushes:
             again = tracker_rows(kit, model, kinematics, pushed, *trial, options.pushes, options.seed, options.threads)
             outcomes += again[1:]
+        codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
+        plans = (codes, model, kinematics, sets, *trial, options.loop, options.seed, options.threads)
+        outcomes += plan_outcomes(kit, *plans)
         print_lines(summary(outcomes))
         rows += outcome_rows(outcomes, options.seed)
     length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)

@@ -3,6 +3,7 @@
     tokenizer/   a run of daps train (config.json, model.safetensors)
     planner/     of daps robot plan  (config.json, weights.safetensors, phrases.safetensors)
     tracker/     of daps robot track (config.json, weights.safetensors)
+    codes/       of daps robot distil (the same): codes to torques, which a kit may go without
 
 `daps robot train` makes one; one comes with the package.
 """
@@ -12,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from daps.methods.base import Autoencoder
 from daps.motion import G1_JOINTS
+from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig
 from daps.robot.planner import Planner, PlannerConfig
 from daps.robot.stage import read_settings, read_weights
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder, has_weights
 from daps.robot.tracker import Tracker, TrackerConfig
 from daps.run import Run
 
-TOKENIZER, PLANNER, TRACKER, PHRASES = "tokenizer", "planner", "tracker", "phrases.safetensors"
+TOKENIZER, PLANNER, TRACKER, CODES, PHRASES = "tokenizer", "planner", "tracker", "codes", "phrases.safetensors"
 SHIPPED = Path(__file__).with_name("weights")
 
 C = TypeVar("C")
@@ -91,6 +95,19 @@ def load_tracker(folder: Path) -> tuple[Tracker, dict[str, Any]]:
     tracker = Tracker(len(G1_JOINTS), _config(TrackerConfig, settings["tracker"]))
     tracker.load_state_dict(read_weights(folder))
     return tracker.eval().requires_grad_(False), settings
+
+
+def load_code_tracker(folder: Path) -> CodeTracker:
+    """The policy from codes to torques of a stage.
+
+    Raises:
+        ValueError: another stage, or one that is not done.
+    """
+    settings, weights = _settings(folder, "codes", "distil"), read_weights(folder)
+    config = _config(CodeTrackerConfig, settings["pupil"])
+    policy = CodeTracker(len(G1_JOINTS), settings["num_tokens"], torch.zeros_like(weights["table"]), config)
+    policy.load_state_dict(weights)
+    return policy.eval().requires_grad_(False)
 
 
 def _settings(folder: Path, stage: str, command: str) -> dict[str, Any]:

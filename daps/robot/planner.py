@@ -28,13 +28,13 @@ TEXT, COMMAND = 384, 3  # numbers of a sentence's vector; of a command: forward,
 class PlannerConfig:
     """Sizes of the policy."""
 
-    width: int = 192
+    width: int = 128
     """Channels of every token."""
     heads: int = 4
     """Attention heads."""
     trunk_layers: int = 2
     """Transformer blocks over the conditions."""
-    token_layers: int = 4
+    token_layers: int = 3
     """Transformer blocks over the symbols."""
     mlp_ratio: int = 4
     """Hidden width of the perceptrons, in units of `width`."""

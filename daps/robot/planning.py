@@ -11,6 +11,8 @@ from torch import Tensor
 
 from daps.methods.base import Autoencoder
 from daps.motion import pose_features
+from daps.optim import Kind, optimizers
+from daps.precision import Scoring, score_precision
 from daps.robot.labels import Label, all_captions, label, measured
 from daps.robot.planner import Conditions, Planner, PlannerConfig
 from daps.robot.stream import SPEEDS
@@ -25,9 +27,11 @@ class PlanningConfig:
 
     steps: int = 10_000
     """Updates."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Windows of an update."""
-    learning_rate: float = 1e-3
+    optimizer: Kind = "muon"
+    """AdamW, or Muon for the matrices inside the networks and AdamW for the rest."""
+    learning_rate: float = 3e-3
     """At the first step."""
     rate_last: float = 0.05
     """At the last step, as a share of the first, along half a cosine."""
@@ -35,6 +39,8 @@ class PlanningConfig:
     """Decoupled."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    products: Scoring = "auto"
+    """Precision of matrix products; "auto": bfloat16 where the processor has instructions for it."""
     stride: int = 2
     """Frames from one window to the next."""
     seed: int = 0
@@ -131,9 +137,10 @@ class Planning:
         self.captions = dict(zip(captions, read(captions), strict=True))
         self.planner.fit_scales(self.conditions(torch.arange(len(data)), random.Random(0)))
         self.planner.rest.copy_(standing(data))
-        self.optimizer = torch.optim.AdamW(
-            self.planner.parameters(), config.learning_rate, weight_decay=config.weight_decay
-        )
+        groups = [
+            {"params": list(self.planner.parameters()), "lr": config.learning_rate, "weight_decay": config.weight_decay}
+        ]
+        self.optimizers = optimizers(config.optimizer, self.planner, groups, torch.device("cpu"))
         self.step = 0
 
     @property
@@ -163,13 +170,16 @@ class Planning:
             seed = self.config.seed * 1_000_003 + self.step  # batch and captions are functions of seed and step
             generator, chance = torch.Generator().manual_seed(seed), random.Random(seed)
             rows = torch.randint(len(self.data), (self.config.batch_size,), generator=generator)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * share(self.step)
-            self.optimizer.zero_grad()
-            loss = self.planner.loss(self.conditions(rows, chance), self.data.codes[rows], generator)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+                for group in optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * share(self.step)
+            with score_precision(self.config.products, torch.device("cpu")):
+                loss = self.planner.loss(self.conditions(rows, chance), self.data.codes[rows], generator)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.planner.parameters(), self.config.clip)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.step += 1
             yield {"step": self.step, "nats": float(loss.detach())}
 
@@ -178,11 +188,12 @@ class Planning:
         return {
             "step": self.step,
             "planner": self.planner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Takes up where state_dict left off."""
         self.step = saved["step"]
         self.planner.load_state_dict(saved["planner"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)

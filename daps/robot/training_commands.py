@@ -1,4 +1,4 @@
-"""`daps robot plan | track | train`: what trains the robot, each stage a folder, all of them a kit (daps.robot.kit)."""
+"""`daps robot plan | track | distil | train`: each stage of the training is a folder, all of them a kit."""
 
 import dataclasses
 import random
@@ -14,7 +14,9 @@ from tyro.conf import Positional, arg
 from daps.data import load
 from daps.options import parse
 from daps.presets import preset
-from daps.robot.kit import PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer
+from daps.robot.code_tracker import CodeTrackerConfig
+from daps.robot.distilling import Distilling, DistillingConfig
+from daps.robot.kit import CODES, PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer, load_tracker
 from daps.robot.labels import label, measured
 from daps.robot.material import decoded, read_clips, training_clips
 from daps.robot.model import build
@@ -71,6 +73,20 @@ class TrackOptions:
 
 
 @dataclass(frozen=True)
+class DistilOptions:
+    """Train the policy from codes to torques on what a tracker does, or continue."""
+
+    clips: Annotated[Positional[Path], CLIPS]
+    kit: Path = Path("runs/robot")
+    """Folder with the tokenizer and the tracker to learn from; the policy goes into its sub-folder codes."""
+    distilling: DistillingConfig = DistillingConfig()
+    pupil: CodeTrackerConfig = CodeTrackerConfig()
+    only: Annotated[tuple[str, ...], ONLY] = ()
+    model: Annotated[Path | None, MODEL] = None
+    threads: Annotated[int, THREADS] = 1
+
+
+@dataclass(frozen=True)
 class KitOptions:
     """Train all that drives the robot, stage by stage: tokenizer, planner, tracker. What is done stays done."""
 
@@ -83,6 +99,7 @@ class KitOptions:
     planner: PlannerConfig = PlannerConfig()
     tracking: TrackingConfig = TrackingConfig()
     tracker: TrackerConfig = TrackerConfig()
+    distilling: DistillingConfig = DistillingConfig()
     only: Annotated[tuple[str, ...], ONLY] = ()
     imagined: int = 64
     """Motions of ten seconds that the planner makes up for the tracker."""
@@ -118,22 +135,48 @@ def run_train(arguments: Sequence[str]) -> None:
     build(options.model, light=True)  # complaints come before the work
     tokenizer, planner, tracker = (options.run / name for name in (TOKENIZER, PLANNER, TRACKER))
     options.run.mkdir(parents=True, exist_ok=True)
-    print("tokenizer, stage 1 of 3")
+    print("tokenizer, stage 1 of 4")
     config = preset("lafan1", options.method)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(options.clips.resolve())))
     if options.steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=options.steps))
     splits = [load("lafan1", split, path=options.clips) for split in ("train", "validation")]
     train(config, tokenizer, (splits[0], splits[1]), "cpu")
-    print("planner, stage 2 of 3")
+    print("planner, stage 2 of 4")
     shared: dict[str, Any] = {"clips": options.clips, "only": options.only}
     train_planner(PlanOptions(**shared, tokenizer=tokenizer, planning=options.planning, planner=options.planner,
                               run=planner), reader)  # fmt: skip
-    print("tracker, stage 3 of 3")
+    print("tracker, stage 3 of 4")
     train_tracker(TrackOptions(**shared, tracking=options.tracking, tracker=options.tracker, tokenizer=(tokenizer,),
                                planner=planner, imagined=options.imagined, model=options.model, run=tracker,
                                threads=options.threads), reader)  # fmt: skip
+    print("codes to torques, stage 4 of 4")
+    distil(DistilOptions(**shared, kit=options.run, distilling=options.distilling, model=options.model,
+                         threads=options.threads))  # fmt: skip
     print(f'kit: {options.run.resolve()}; next: daps robot play "walk forward" --kit {options.run}')
+
+
+def run_distil(arguments: Sequence[str]) -> None:
+    """daps robot distil CLIPS --kit FOLDER."""
+    options = parse(DistilOptions, arguments, "daps robot distil")
+    distil(options)
+    print(f'codes to torques: {options.kit / CODES}; next: daps robot play "walk" --kit {options.kit} --codes')
+
+
+def distil(options: DistilOptions) -> None:
+    """The stage of the policy from codes to torques."""
+    tokenizer, (teacher, _) = load_tokenizer(options.kit / TOKENIZER), load_tracker(options.kit / TRACKER)
+    clips = read_clips(options.clips, training_clips(options.clips, options.only))
+    settings = {
+        "stage": "codes",
+        "clips": sorted(clips),
+        "num_tokens": tokenizer.num_tokens,
+        "distilling": dataclasses.asdict(options.distilling),
+        "pupil": dataclasses.asdict(options.pupil),
+    }
+    model = build(options.model, light=True)
+    training = Distilling(model, clips, tokenizer, teacher, options.distilling, options.pupil, threads=options.threads)
+    train_stage(options.kit / CODES, training, settings, ("sample", "samples"))
 
 
 def train_planner(options: PlanOptions, reader: Reader) -> None:

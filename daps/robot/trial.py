@@ -3,6 +3,7 @@
 Lost is: `daps.robot.tracking.lost`, or a hand or foot 0.3 m too high or low. Errors are means over the frames before.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -14,7 +15,11 @@ from torch import Tensor
 
 from daps.kinematics import Kinematics
 from daps.motion import ROOT
+from daps.robot.code_tracker import CodeTracker
+from daps.robot.pilot import anchored
+from daps.robot.play import LoopConfig
 from daps.robot.reference import References
+from daps.robot.retelling import Retelling
 from daps.robot.simulation import RATE, Feedback, Simulation
 from daps.robot.tracker import Tracker
 from daps.robot.tracking import lost
@@ -100,8 +105,7 @@ def try_out(
     simulation.reset(everyone, references.poses[at].double().numpy(), references.velocities[at].double().numpy())
     steps = round(seconds * RATE)
     length = torch.minimum(references.lengths[clip] - 1 - first, torch.tensor(steps))
-    alive = torch.ones(len(starts), dtype=torch.bool)
-    lived, sums = torch.zeros(len(starts)), torch.zeros(5, len(starts))
+    tally = Tally(kinematics, length)
     com = _centres(model, references, clip, first, steps)
     for step in range(steps):
         if blows and blows.speed and step and step % round(blows.seconds * RATE) == 0:
@@ -112,18 +116,92 @@ def try_out(
         targets = tracker(here, tracker.goals(references, clip, first + step))
         feedback = simulation.step(np.nan_to_num(targets.double().numpy()))
         at = references.rows(clip, first + step + 1)
-        goal, here = State(references.poses[at], references.velocities[at]), _state(simulation)
-        errors, dropped = _errors(kinematics, here, goal, feedback, com[:, step])
-        alive &= ~(lost(here, goal) | dropped | ~torch.isfinite(here.pose).all(-1))
-        counted = alive & (step < length)
-        sums[:, counted] += errors[:, counted]
-        lived += counted
+        tally.count(_state(simulation), State(references.poses[at], references.velocities[at]), feedback, com[:, step])
     simulation.close()
-    done = lived >= length
-    means = (sums / lived.clamp_min(1))[:, lived > 0].mean(-1).tolist() if bool(lived.any()) else [float("nan")] * 5
-    mpjpe, mpjpe_global, joints, com_velocity, power = means
-    share, time = float(done.float().mean()), float(lived.mean()) / RATE
-    return Outcome(share, time, mpjpe, mpjpe_global, joints, com_velocity, power, len(starts))
+    return tally.outcome()
+
+
+@torch.no_grad()
+def try_plans(
+    model: mujoco.MjModel,
+    kinematics: Kinematics,
+    tracker: Tracker | CodeTracker,
+    retelling: Retelling,
+    trials: int = 64,
+    seconds: float = 8.0,
+    loop: LoopConfig | None = None,
+    threads: int = 1,
+    seed: int = 0,
+) -> Outcome:
+    """Trials of a policy on clips that it gets as plans, window after window, as in the closed loop.
+
+    Args:
+        model: of the robot.
+        kinematics: of the same robot.
+        tracker: to try, of frames or of codes.
+        retelling: clips as plans.
+        trials: places to start from.
+        seconds: length of a trial.
+        loop: how many frames of a plan are followed, and how each is anchored.
+        threads: of the physics.
+        seed: of the places.
+    """
+    loop = LoopConfig() if loop is None else loop
+    simulation, steps = Simulation(model, trials, threads), round(seconds * RATE)
+    frame = retelling.places(trials, math.ceil(steps / loop.steps) * loop.frames, seed)
+    past, tally = retelling.past(frame), Tally(kinematics, torch.full((trials,), steps))
+    everyone = torch.arange(trials)
+    for step in range(steps):
+        ahead = step % loop.steps
+        if ahead == 0:
+            if step:
+                robots = torch.from_numpy(np.nan_to_num(simulation.qpos))
+                past = anchored(retelling.past(frame), robots, loop.leash, loop.turn)
+            plan = retelling.plan(past, frame)
+            references, frame = plan.references, frame + loop.frames
+            com = _centres(model, references, everyone, torch.zeros_like(everyone), loop.steps)
+            if step == 0:
+                first = references.starts
+                poses, speeds = references.poses[first].double(), references.velocities[first].double()
+                simulation.reset(everyone.numpy(), poses.numpy(), speeds.numpy())
+        targets = tracker.act(_state(simulation), plan, ahead)
+        feedback = simulation.step(np.nan_to_num(targets.double().numpy()))
+        at = references.rows(everyone, torch.full_like(everyone, ahead + 1))
+        goal = State(references.poses[at], references.velocities[at])
+        tally.count(_state(simulation), goal, feedback, com[:, ahead])
+    simulation.close()
+    return tally.outcome()
+
+
+class Tally:
+    """Sums up trials while they go.
+
+    Args:
+        kinematics: of the robot.
+        length: control steps of each trial.
+    """
+
+    def __init__(self, kinematics: Kinematics, length: Int[Tensor, " N"]) -> None:
+        self.kinematics, self.length, self.step = kinematics, length, 0
+        self.alive = torch.ones(len(length), dtype=torch.bool)
+        self.lived, self.sums = torch.zeros(len(length)), torch.zeros(5, len(length))
+
+    def count(self, here: State, goal: State, feedback: Feedback, com_velocity: Float[Tensor, "N 3"]) -> None:
+        """A control step of all."""
+        errors, dropped = _errors(self.kinematics, here, goal, feedback, com_velocity)
+        self.alive &= ~(lost(here, goal) | dropped | ~torch.isfinite(here.pose).all(-1))
+        counted = self.alive & (self.step < self.length)
+        self.sums[:, counted] += errors[:, counted]
+        self.lived += counted
+        self.step += 1
+
+    def outcome(self) -> Outcome:
+        """Of the trials so far."""
+        lived = self.lived
+        means = (self.sums / lived.clamp_min(1))[:, lived > 0].mean(-1).tolist()
+        mpjpe, mpjpe_global, joints, com_velocity, power = means if bool(lived.any()) else [float("nan")] * 5
+        share, time = float((lived >= self.length).float().mean()), float(lived.mean()) / RATE
+        return Outcome(share, time, mpjpe, mpjpe_global, joints, com_velocity, power, len(lived))
 
 
 def _errors(

@@ -13,7 +13,7 @@ from daps.data.clips import find_clips
 from daps.kinematics import Kinematics
 from daps.options import parse
 from daps.robot.film import watch, write_film
-from daps.robot.kit import load_kit, load_tokenizer, load_tracker
+from daps.robot.kit import CODES, SHIPPED, load_code_tracker, load_kit, load_tokenizer, load_tracker
 from daps.robot.labels import Command, kind_of
 from daps.robot.material import decoded, read_clips, training_clips
 from daps.robot.model import build, find_mjcf
@@ -49,6 +49,8 @@ class PlayOptions:
     view: bool = False
     """Show it in MuJoCo's viewer, which needs a display."""
     kit: Annotated[Path | None, KIT] = None
+    codes: bool = False
+    """Torques from codes, without a look at the frames that they stand for."""
     model: Annotated[Path | None, MODEL] = None
     guidance: float = Pilot.guidance
     """How closely plans follow sentence and velocity; 1 draws from the policy itself."""
@@ -94,7 +96,8 @@ def run_play(arguments: Sequence[str]) -> None:
     kit, model = load_kit(options.kit), build(options.model)
     text = kit.reader.encode([options.text])
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
-    loop = Loop(model, pilot, kit.tracker, 1, options.loop, seed=options.seed)
+    tracker = load_code_tracker((options.kit or SHIPPED) / CODES) if options.codes else kit.tracker
+    loop = Loop(model, pilot, tracker, 1, options.loop, seed=options.seed)
     states = loop.run(_orders(options, text), options.seconds)
     if options.view:
         watch(model, states, RATE)

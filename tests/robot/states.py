@@ -38,3 +38,20 @@ class FakeTokenizer(Autoencoder):
 
     def forward(self, x: Tensor, step: int) -> tuple[Tensor, Metrics]:
         raise NotImplementedError
+
+
+class Perfect(FakeTokenizer):
+    """Codes are numbers of windows that it has seen."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+        self.error = error
+
+    def encode(self, x: Tensor, *_: object) -> Tensor:
+        self.seen += list(x)
+        return torch.arange(len(self.seen) - len(x), len(self.seen)).unsqueeze(-1)
+
+    def decode(self, codes: Tensor) -> torch.distributions.Distribution:
+        noise = torch.randn(len(codes), 1, 36, generator=torch.Generator().manual_seed(0))
+        return torch.distributions.Normal(torch.stack([self.seen[int(c)] for c in codes]) + self.error * noise, 1.0)

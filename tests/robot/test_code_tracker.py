@@ -13,9 +13,10 @@ from daps.methods.base import Autoencoder
 from daps.motion import pose_start
 from daps.presets import preset
 from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig, symbol_components
-from daps.robot.distilling import Distilling, DistillingConfig, Retelling
+from daps.robot.distilling import Distilling, DistillingConfig
 from daps.robot.model import build
 from daps.robot.play import LoopConfig
+from daps.robot.retelling import Retelling
 from daps.robot.tracker import Tracker, TrackerConfig
 from daps.scaling import Affine
 from robot.states import JOINTS, random_state, turned

@@ -57,7 +57,7 @@ def test_a_training_goes_on_bit_for_bit_and_learns(tokenizer: Autoencoder) -> No
     whole = Planning(data, tokenizer.vocab_size, read, config, TINY)
     figures = list(whole.run())
     assert figures[-1]["step"] == 40
-    assert 0.05 < whole.optimizer.param_groups[0]["lr"] / 3e-3 < 0.06  # a step before the end of the decay
+    assert 0.05 < whole.optimizers[0].param_groups[0]["lr"] / 3e-3 < 0.06  # a step before the end of the decay
     assert sum(f["nats"] for f in figures[-5:]) < 0.8 * sum(f["nats"] for f in figures[:5])
     part, file = Planning(data, tokenizer.vocab_size, read, config, TINY), io.BytesIO()
     for _ in zip(range(15), part.run(), strict=False):

@@ -23,7 +23,8 @@ TINY = (
 
 
 PLANNER = "--planning.steps 3 --planning.batch-size 4 --planning.stride 9 --planner.width 8 --planner.heads 2"
-KIT = f"--steps 2 {PLANNER} --planner.trunk-layers 1 --planner.token-layers 1 --imagined 2 {TINY}"
+DISTIL = "--distilling.samples 200 --distilling.robots 3 --distilling.updates 2 --distilling.batch-size 8"
+KIT = f"--steps 2 {PLANNER} --planner.trunk-layers 1 --planner.token-layers 1 --imagined 2 {TINY} {DISTIL}"
 
 
 class Words:
@@ -81,7 +82,7 @@ def test_from_clips_to_a_table(place: Path, capsys: pytest.CaptureFixture[str]) 
         (["play", "walk", "--velocity", "1", "0", "0", "--waypoint", "1", "0"], "pass --velocity or --waypoint"),
         (["eval", "CLIPS", "--parts", "looks"], "parts: choose from tokenizer, tracker"),
         (["track", "CLIPS", "--planner", "p"], "tokenizer: plans of p are codes; pass --tokenizer RUN"),
-        (["jump"], "no command 'robot jump'; choose play, train, plan, track, eval, trial"),
+        (["jump"], "no command 'robot jump'; choose play, train, plan, track, distil, eval, trial"),
     ],
 )
 def test_complaints_are_one_line(
@@ -115,7 +116,8 @@ def test_a_kit_from_clips_to_play_and_tables(
     main(["robot", "train", clips, "--run", kit, *stick, *KIT.split()])
     shown = capsys.readouterr().out
     assert (
-        all(f"stage {stage} of 3" in shown for stage in (1, 2, 3)) and 'next: daps robot play "walk forward"' in shown
+        all(f"stage {stage} of 4" in shown for stage in (1, 2, 3, 4))
+        and 'next: daps robot play "walk forward"' in shown
     )
     parts = load_kit(Path(kit))
     assert parts.reader.encode(["walk"]).shape == (1, 384) and parts.tokenizer.num_tokens == 64
@@ -125,7 +127,7 @@ def test_a_kit_from_clips_to_play_and_tables(
     play = ["robot", "play", "walk", "--kit", kit, *stick, "--seconds", "1"]
     main([*play, "--velocity", "0.5", "0", "0"])
     assert "mean velocity, forward and left" in capsys.readouterr().out
-    main([*play, "--waypoint", "1", "0", "1", "1"])
+    main([*play, "--waypoint", "1", "0", "1", "1", "--codes"])
     with pytest.raises(SystemExit):
         main([*play[:2], "flap your wings", *play[3:]])
     assert "'flap your wings' is not among the" in capsys.readouterr().err
@@ -139,6 +141,7 @@ def test_a_kit_from_clips_to_play_and_tables(
     assert ("tracker", "held-out clips, decoded", "mpjpe") in found
     assert found["tokenizer", "all held-out clips", "joint_rms"] > 0
     assert ("closed loop", "walk, grid of 3 x 3", "velocity_error") in found
+    assert ("tracker", "held-out clips, plan by plan, from codes", "joint_error") in found
     assert found["planner", "64 tokens", "milliseconds"] > 0
     assert {row["tokenizer"] for row in kept} == {"daps"} and str(place) not in rows.read_text()
     main([*measure, "--parts", "latency"])

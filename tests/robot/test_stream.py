@@ -2,29 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from daps.data.gait import gait
 from daps.motion import pose_features
 from daps.robot.stream import FADE, retold, stitched
-from robot.states import FakeTokenizer
-
-
-class Perfect(FakeTokenizer):
-    """Codes are numbers of windows that it has seen."""
-
-    def __init__(self, error: float = 0.0) -> None:
-        super().__init__()
-        self.seen: list[Tensor] = []
-        self.error = error
-
-    def encode(self, x: Tensor, *_: object) -> Tensor:
-        self.seen += list(x)
-        return torch.arange(len(self.seen) - len(x), len(self.seen)).unsqueeze(-1)
-
-    def decode(self, codes: Tensor) -> torch.distributions.Distribution:
-        noise = torch.randn(len(codes), 1, 36, generator=torch.Generator().manual_seed(0))
-        return torch.distributions.Normal(torch.stack([self.seen[int(c)] for c in codes]) + self.error * noise, 1.0)
+from robot.states import Perfect
 
 
 def test_a_stitched_window_goes_on_where_the_frames_lead_and_ends_as_itself() -> None:

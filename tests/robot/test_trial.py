@@ -11,10 +11,13 @@ from daps.data.gait import gait
 from daps.kinematics import Kinematics
 from daps.robot import trial
 from daps.robot.model import build
-from daps.robot.reference import References
+from daps.robot.reference import Plan, References
+from daps.robot.retelling import Retelling
 from daps.robot.simulation import Feedback, Simulation
 from daps.robot.tracker import Tracker, TrackerConfig
-from daps.robot.trial import Blows, Outcome, spread_starts, summary, try_out
+from daps.robot.trial import Blows, Outcome, spread_starts, summary, try_out, try_plans
+from daps.robot.world import State
+from robot.states import Perfect
 from robot.stick import write_stick
 
 
@@ -111,3 +114,42 @@ def test_starts_leave_time_and_do_not_repeat_while_there_are_enough(walk: Refere
 def test_the_summary_has_a_line_per_outcome() -> None:
     header, line = summary([("walk", Outcome(0.5, 4.0, 25.4, 80.2, 0.0534, 0.125, 320.4, 64))])
     assert line == ["walk", "50%", "4.0", "25", "80", "0.053", "0.12", "320", "64"] and len(header) == len(line)
+
+
+class Medium(Tracker):
+    """Tells a puppet where its plan wants it."""
+
+    wanted: State
+
+    def act(self, state: State, plan: Plan, step: int) -> torch.Tensor:
+        rows = plan.references.rows(torch.arange(len(plan.codes)), torch.full((len(plan.codes),), step + 1))
+        Medium.wanted = State(plan.references.poses[rows], plan.references.velocities[rows])
+        return self.wanted.pose[:, 7:]
+
+
+class Obedient(Puppet):
+    """Robots that are where the plan wants them, but for an offset."""
+
+    def step(self, targets: np.ndarray) -> Feedback:
+        self.references = References.of({"a": torch.from_numpy(gait(0, 20))})
+        self.starts = torch.zeros(self.count, 2, dtype=torch.long)
+        feedback = super().step(targets)
+        self.qpos[:], self.qvel[:] = Medium.wanted.pose.numpy(), Medium.wanted.velocity.numpy()
+        self.qpos[:, 1] += self.offset
+        return feedback
+
+
+def test_plans_in_a_row_are_followed_by_who_does_what_they_say(stick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "Simulation", Obedient)
+    clips = {"a": torch.from_numpy(gait(0, 120)), "b": torch.from_numpy(gait(1, 70))}
+    model, kinematics = build(stick, light=True), Kinematics.from_mjcf(stick)
+    retelling, medium = Retelling(Perfect(), clips), Medium(29, TrackerConfig((8,), (1,)))
+    outcome = try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0)
+    assert outcome.success == 1 and outcome.seconds == 1 and outcome.mpjpe < 0.01 and outcome.joint_error < 1e-6
+    monkeypatch.setattr(Obedient, "offset", 0.05)
+    outcome = try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0)
+    assert outcome.mpjpe_global == pytest.approx(50, abs=0.1) and outcome.mpjpe < 0.01
+    monkeypatch.setattr(Obedient, "offset", 1.1)
+    assert try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0).success == 0
+    with pytest.raises(ValueError, match="wants a clip of 242 frames"):
+        try_plans(model, kinematics, medium, retelling, trials=3, seconds=7.0)
