@@ -50,7 +50,7 @@ STUDIES = {
     "mnist": Study("mnist", tuple("daps vqvae fsq lfq bsq gumbel grmck rloo vimco rws ppo".split()), 167),
     "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 1_800),
     "cifar10": Study("cifar10", ("daps", AUTOREGRESSIVE, "vqvae", "fsq", "gumbel"), 450),
-    "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 600, FeatureConfig(("efficientnet",)), 2),
+    "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2),
     "lafan1": Study("lafan1", ("daps", "fsq", "vqvae"), 600),
 }
 # fmt: on

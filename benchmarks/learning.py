@@ -64,6 +64,9 @@ RESAMPLED = ("--method.decoder-samples", "resampled", "--method.no-centred")
 
 def earlier(about: str, step_cost: float, *options: str, preset: str = "mnist") -> Variant:
     """A variant of what a preset was before its decoder learned from samples as drawn, with centred weights."""
+    if preset == "cifar10":
+        fullness = () if "--method.fullness" in options else ("--method.fullness", "1")
+        options = ("--method.revival", "0", *fullness, *options)
     return Variant(about, preset, step_cost, (*RESAMPLED, *options))
 
 
@@ -116,8 +119,10 @@ STUDIES: dict[str, Study] = {
         "fsq":             Variant("FSQ, same preset", "cifar10", 0.130, ("--method", "fsq")),
         "paper":           Variant("the paper's settings but for the batch", "cifar10-paper", 2.3,
                                    ("--train.batch-size", "32")),
-        # found last, measured on its own: the rows below are variants of "resampled"
-        "resampled":       earlier("the decoder on samples by weight, weights not centred", CIFAR, preset="cifar10"),
+        # found last, one after the other: the rows below are variants of "resampled"
+        "unrevived":       Variant("dead symbols stay dead, less reward for rare ones", "cifar10", CIFAR,
+                                   ("--method.revival", "0", "--method.fullness", "1")),
+        "resampled":       earlier("... the decoder on samples by weight, not centred", CIFAR, preset="cifar10"),
         "sequence":        earlier("one weight per sequence", CIFAR, "--method.credit", "sequence", preset="cifar10"),
         "reach-2":         earlier("a wider reach", CIFAR, "--method.reach", "2", preset="cifar10"),
         "no-fullness":     earlier("no reward for rare symbols", CIFAR, "--method.fullness", "0", preset="cifar10"),

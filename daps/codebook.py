@@ -1,4 +1,4 @@
-"""A full codebook: a reward for symbols that are rare in the aggregate q(z).
+"""A full codebook: a reward for symbols that are rare in the aggregate q(z), and new life for dead ones.
 
 beta pays for the entropy of q(z|x); nothing in the paper's objective pays for that of q(z) = E_x q(z|x), and codes
 that fall out of use early stay out. H(q(z_t)) has the functional derivative -log q(z_t = v) - 1, so its policy
@@ -58,14 +58,16 @@ class Revival(nn.Module):
     """Symbols out of use take after symbols in much use (structured symbols, daps.symbols).
 
     The softmax pushes down whatever is not drawn, and an optimizer that divides by the size of gradients turns that
-    whisper into steps of full length: rare symbols die. Two symbols with one vector, in the encoder and in the
-    decoder, share the draws that the one had, so what is decoded is distributed as before and q(z|x) only gains
-    entropy; samples, which differ, then teach the two to differ.
+    whisper into steps of full length: rare symbols die. Two symbols with one vector in the encoder and in the decoder,
+    each with half of the probability, are the one that was there before: what is decoded is distributed as it was. A
+    little noise of opposite signs sets them apart, and samples teach them the rest.
 
     Args:
         vocab_size: V.
         rare: out of use is a running frequency, over all positions, below this share of 1 / V.
-        every: steps from one revival to the next, over which the running frequency averages.
+        last: step after which nothing is revived, so that twins have time to part.
+        every: steps from one revival to the next; frequencies are averaged over half of them.
+        noise: in units of the vectors' deviation.
     """
 
     frequency: Tensor
@@ -83,15 +85,15 @@ class Revival(nn.Module):
 
     @torch.no_grad()
     def forward(self, nets: nn.Module, step: int) -> int:
-        """At every so manieth step, revives what is dead in all tables and heads; how many that were.
+        """Every so many steps, revives what is dead in all tables and heads; returns how many symbols that were.
 
-        The more there are, the more symbols are taken after: the most frequent one first, each once.
+        They take after as many others, the most frequent first, that are used more than on average.
         """
         if step == 0 or step % self.every or step > self.last:
             return 0
         dead = (self.frequency < self.rare / len(self.frequency)).nonzero().squeeze(-1)
         popular = self.frequency.argsort(descending=True)[: len(dead)]
-        popular = popular[self.frequency[popular] > 1 / len(self.frequency)]  # halves must not be rare
+        popular = popular[self.frequency[popular] > 1 / len(self.frequency)]
         dead = dead[: len(popular)]
         for module in nets.modules():
             if isinstance(module, SymbolVectors | StructuredHead):

@@ -6,6 +6,7 @@ nothing is restricted, for `own` can still become any table, but what one symbol
 See docs/learning.md, "Structured symbols".
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal, cast
 
@@ -163,7 +164,8 @@ class StructuredHead(nn.Module):
 
     @torch.no_grad()
     def take_after(self, symbols: Int[Tensor, " N"], others: Int[Tensor, " N"], noise: float) -> None:
-        """Gives symbols the biases of others; `vectors` see to themselves."""
+        """Gives symbols half of what others are drawn with; `vectors` see to themselves."""
+        self.bias[others] -= math.log(2)
         self.bias[symbols] = self.bias[others]
 
 

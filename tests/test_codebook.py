@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from daps.codebook import RareSymbols
+from builders import build
+from daps.codebook import RareSymbols, Revival
+from daps.symbols import StructuredEmbedding, StructuredHead
 
 T, V, B = 2, 3, 4
 NEAR = {"rtol": 1e-12, "atol": 1e-12}  # float64, some dozen roundings
@@ -69,3 +71,72 @@ def test_the_policy_gradient_is_that_of_the_aggregates_entropy() -> None:
     (gradient,) = torch.autograd.grad(surrogate, logits)
     torch.testing.assert_close(gradient, expected, **NEAR)
     assert float(expected.abs().max()) > 0.01
+
+
+class Twin(torch.nn.Module):
+    """What an encoder and a decoder hold of symbols."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.embedding = StructuredHead("lattice", 16, 5), StructuredEmbedding("lattice", 16, 7)
+        with torch.no_grad():
+            for own in (self.head.vectors.own, self.embedding.vectors.own):
+                own.normal_()
+            self.head.bias[3] = -40.0  # dead
+
+
+@torch.no_grad()
+def test_a_revived_symbol_shares_the_draws_of_another_and_changes_no_distribution() -> None:
+    nets, revival = Twin(), Revival(16, rare=0.1, last=1_000.0, every=10, noise=0.0)
+    h = torch.randn(50, 5, generator=torch.Generator().manual_seed(1))
+    before, table = nets.head(h).softmax(-1), nets.embedding.table().clone()
+    frequency = before.mean(0)
+    revival.frequency.copy_(frequency)
+    popular = int(frequency.argmax())
+    assert revival(nets, 20) == 1
+    after = nets.head(h).softmax(-1)
+    torch.testing.assert_close(after[:, [3, popular]], before[:, [popular, popular]] / 2, rtol=1e-4, atol=1e-6)
+    others = [v for v in range(16) if v not in (3, popular)]
+    torch.testing.assert_close(after[:, others], before[:, others], rtol=1e-4, atol=1e-6)
+    found = nets.embedding.table()
+    torch.testing.assert_close(found[3], table[popular])
+    torch.testing.assert_close(found[others], table[others], rtol=0, atol=0)
+    torch.testing.assert_close(revival.frequency[[3, popular]], frequency[popular].expand(2) / 2)
+
+
+@torch.no_grad()
+def test_twins_part_by_noise_of_opposite_signs() -> None:
+    nets, revival = Twin(), Revival(16, rare=0.1, last=1_000.0, every=10, noise=0.1)
+    revival.frequency.fill_(1 / 16)
+    revival.frequency[3], revival.frequency[5] = 0.0, 0.2
+    before = nets.embedding.table().clone()
+    assert revival(nets, 10) == 1
+    found = nets.embedding.table()
+    torch.testing.assert_close((found[3] + found[5]) / 2, before[5])
+    apart = float((found[3] - before[5]).norm()) / (7**0.5 * float(before.std()))
+    assert 0.03 < apart < 0.3
+
+
+def test_symbols_are_revived_only_now_and_then_and_not_at_the_end() -> None:
+    nets, revival = Twin(), Revival(16, rare=0.1, last=30.0, every=10)
+    dead = torch.tensor([0.0, 0.0, 0.0, 0.3, *[0.7 / 12] * 12])
+    counts = []
+    for step in (0, 5, 10, 30, 40):
+        revival.frequency.copy_(dead)
+        counts.append(revival(nets, step))
+    assert counts == [0, 0, 1, 1, 0]  # three are dead, but only one is used more than on average
+    revival.frequency.fill_(1 / 16)
+    assert revival(nets, 10) == 0
+    codes = torch.tensor([[[1, 2], [1, 1]]])
+    revival.observe(codes)
+    expected = torch.full((16,), 0.8 / 16)
+    expected[1] += 0.2 * 0.75
+    expected[2] += 0.2 * 0.25
+    torch.testing.assert_close(revival.frequency, expected)
+
+
+def test_free_symbols_cannot_be_revived() -> None:
+    assert build(revival=0.0).revival is None
+    with pytest.raises(ValueError, match="method.revival: symbols take after others where they share features"):
+        build(revival=0.1)

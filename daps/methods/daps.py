@@ -32,6 +32,9 @@ from daps.rate import RateController
 from daps.scaling import Scaling
 from daps.schedules import Constant, Exponential
 from daps.selection import recombine, resample, take
+from daps.symbols import SymbolVectors
+
+REVIVING = 0.6  # share of a training in which dead symbols are revived
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class DAPSConfig(MethodConfig):
             proposal=Searched(self.sweeps) if self.sweeps else Sampled(),
             credit=SequenceCredit() if self.credit == "sequence" else self._local_credit(decoder, tokens),
             rarity=RareSymbols(tokens, symbols, self.fullness, begin, end) if self.fullness else None,
-            revival=Revival(symbols, self.revival, 0.6 * steps) if self.revival else None,
+            revival=Revival(symbols, self.revival, REVIVING * steps) if self.revival else None,
             critic=FirstOrder(self.critic) if self.critic else None,
         )
 
@@ -234,6 +237,11 @@ class DAPS(Autoencoder):
             )
         self.beta, self.proposal, self.credit = parts.beta, parts.proposal, parts.credit
         self.rarity, self.revival, self.critic = parts.rarity, parts.revival, parts.critic
+        if self.revival is not None and not any(isinstance(part, SymbolVectors) for part in self.modules()):
+            raise ValueError(
+                "method.revival: symbols take after others where they share features; set nets.structure = lattice, or "
+                "method.revival = 0"
+            )
         self.log_eta = nn.Parameter(torch.tensor(self.config.eta_first).log())
         self.log_eta.requires_grad_(self.config.eta == "gradient")
 

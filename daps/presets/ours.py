@@ -37,7 +37,7 @@ def local_methods(
     local: dict[str, Any] = drawn | {"credit": "local"}
     relaxed: dict[str, Any] = {"beta_first": 1.0, "beta_last": beta_last, "temperature_last": 0.5}
     nets = wide or {}
-    policy = DAPSConfig(**local, ess_fraction=0.5, fullness=1.0, decoder_samples="drawn", centred=True)
+    policy = DAPSConfig(**local, ess_fraction=0.5, fullness=6.0, revival=0.1, decoder_samples="drawn", centred=True)
     return {
         "daps": Variant(policy),
         "gumbel": Variant(GumbelConfig(**relaxed)),
