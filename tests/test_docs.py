@@ -59,7 +59,7 @@ def test_python_blocks_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyP
 def test_commands_run(
     page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`make` targets exist; trainings resolve, `daps compare`'s too; all other commands run on the demo's run."""
+    """`make` targets exist, trainings resolve, the robot's commands have their options; all others run on the demo's run."""
     monkeypatch.chdir(reader)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     for line in blocks(page, "sh").splitlines():
@@ -73,6 +73,13 @@ def test_commands_run(
             main(["compare", words[2], "--dry-run", *words[3:]])
             for training in capsys.readouterr().out.splitlines():
                 main([*shlex.split(training)[1:], "--dry-run"])
+        elif words[:2] == ["daps", "robot"]:
+            with pytest.raises(SystemExit):
+                main(["robot", words[2], "--help"])
+            options = capsys.readouterr().out
+            assert all(word in options for word in words if word.startswith("--")), line
+        elif words[:1] == ["pip"]:
+            assert words[1] == "install"
         elif words[:1] == ["daps"]:
             assert words[1] in COMMANDS, line
             main(words[1:])
