@@ -59,7 +59,7 @@ def test_python_blocks_run(page: Path, reader: Path, monkeypatch: pytest.MonkeyP
 def test_commands_run(
     page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`make` targets exist, trainings resolve, the robot's commands have their options; all others run on the demo's run."""
+    """`make` targets exist, trainings resolve, the robot's commands have their options; others run on the demo's."""
     monkeypatch.chdir(reader)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     for line in blocks(page, "sh").splitlines():
