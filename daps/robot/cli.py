@@ -1,9 +1,9 @@
-"""The robot's commands: `daps robot play | train | plan | track | distil | trial | eval`."""
+"""The robot's commands: `daps robot play | train | plan | track | distil | trial | eval | pack`."""
 
 from collections.abc import Callable, Sequence
 
 from daps.robot.eval_command import run_eval
-from daps.robot.training_commands import run_distil, run_plan, run_track, run_train
+from daps.robot.training_commands import run_distil, run_pack, run_plan, run_track, run_train
 from daps.robot.using_commands import run_play, run_trial
 from daps.suggest import did_you_mean
 
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "distil": run_distil,
     "eval": run_eval,
     "trial": run_trial,
+    "pack": run_pack,
 }
 
 USAGE = """usage: daps robot COMMAND ...
@@ -26,6 +27,7 @@ USAGE = """usage: daps robot COMMAND ...
   distil CLIPS      train the policy from codes to torques alone, on what the tracker does
   trial RUN CLIPS   how well a low-level policy follows: success, errors, power, with pushes if asked
   eval CLIPS        all figures of a kit: codes, tracking, orders, dances, latency
+  pack KIT FOLDER   copy what a kit needs, in half precision
 
 'daps robot COMMAND --help' lists the options of a command"""
 

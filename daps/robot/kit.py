@@ -9,12 +9,17 @@
 """
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import safetensors.torch
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
+from daps.atomic import replacing
 from daps.methods.base import Autoencoder
 from daps.motion import G1_JOINTS
 from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig
@@ -22,7 +27,7 @@ from daps.robot.planner import Planner, PlannerConfig
 from daps.robot.stage import read_settings, read_weights
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder, has_weights
 from daps.robot.tracker import Tracker, TrackerConfig
-from daps.run import Run
+from daps.run import Run, write_json
 
 TOKENIZER, PLANNER, TRACKER, CODES, PHRASES = "tokenizer", "planner", "tracker", "codes", "phrases.safetensors"
 SHIPPED = Path(__file__).with_name("weights")
@@ -121,3 +126,45 @@ def _config(kind: type[C], values: dict[str, Any]) -> C:
     """Settings from JSON, where tuples are lists."""
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+
+
+def pack(source: Path, target: Path) -> int:
+    """Copies what a kit needs, in half precision and without paths, to be given away; its bytes.
+
+    The units of data stay in single precision: the robot's places are read in them.
+
+    Raises:
+        ValueError: a part is missing, or the target is there already.
+    """
+    if target.exists():
+        raise ValueError(f"pack: {target} is there already; choose another folder")
+    load_kit(source)  # complaints come before the work
+    parts = [(name, "weights.safetensors") for name in (PLANNER, TRACKER, CODES) if (source / name).is_dir()]
+    total = 0
+    for name, file in [(TOKENIZER, "model.safetensors"), *parts]:
+        folder = target / name
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", _without_paths(Run.open(source / name).read_json("config.json")))
+        with safe_open(source / name / file, "pt") as read:
+            tensors = {key: read.get_tensor(key) for key in read.keys()}  # noqa: SIM118  is no dictionary
+            about = read.metadata()
+        with replacing(folder / file) as written:
+            written.write(safetensors.torch.save({key: _halved(key, value) for key, value in tensors.items()}, about))
+    shutil.copyfile(source / PLANNER / PHRASES, target / PLANNER / PHRASES)
+    for path in target.rglob("*.*"):
+        total += path.stat().st_size
+    return total
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    exact = name.startswith("scaling.") or not tensor.is_floating_point() or tensor.numel() < 1_000
+    return tensor if exact else tensor.half()
+
+
+def _without_paths(settings: Any) -> Any:
+    """JSON with the last part of every absolute path."""
+    if isinstance(settings, dict):
+        return {key: None if key == "path" else _without_paths(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_without_paths(value) for value in settings]
+    return Path(settings).name if isinstance(settings, str) and Path(settings).is_absolute() else settings

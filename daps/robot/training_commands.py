@@ -16,7 +16,7 @@ from daps.options import parse
 from daps.presets import preset
 from daps.robot.code_tracker import CodeTrackerConfig
 from daps.robot.distilling import Distilling, DistillingConfig
-from daps.robot.kit import CODES, PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer, load_tracker
+from daps.robot.kit import CODES, PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer, load_tracker, pack
 from daps.robot.labels import label, measured
 from daps.robot.material import decoded, read_clips, training_clips
 from daps.robot.model import build
@@ -161,6 +161,23 @@ def run_distil(arguments: Sequence[str]) -> None:
     options = parse(DistilOptions, arguments, "daps robot distil")
     distil(options)
     print(f'codes to torques: {options.kit / CODES}; next: daps robot play "walk" --kit {options.kit} --codes')
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """Copy what a kit needs to drive a robot, in half precision, to give it away."""
+
+    kit: Positional[Path]
+    """Folder that daps robot train wrote."""
+    target: Positional[Path]
+    """Folder to write, which must not be there."""
+
+
+def run_pack(arguments: Sequence[str]) -> None:
+    """daps robot pack KIT FOLDER."""
+    options = parse(PackOptions, arguments, "daps robot pack")
+    size = pack(options.kit, options.target)
+    print(f"{options.target}: {size / 1e6:.1f} MB")
 
 
 def distil(options: DistilOptions) -> None:

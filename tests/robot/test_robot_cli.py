@@ -11,6 +11,7 @@ import torch
 from daps.cli import main
 from daps.data.clips import write_clip
 from daps.data.gait import gait
+from daps.motion import pose_features
 from daps.robot import training_commands
 from daps.robot.kit import load_kit, load_tracker
 from daps.robot.model import build
@@ -44,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("robot")
     (folder / "clips").mkdir()
     for seed in range(4):
-        write_clip(folder / "clips" / f"walk{seed}.csv", gait(seed, 60))
+        write_clip(folder / "clips" / f"walk{seed}.csv", gait(seed, 120))
     write_stick(folder)
     return folder
 
@@ -82,7 +83,7 @@ def test_from_clips_to_a_table(place: Path, capsys: pytest.CaptureFixture[str]) 
         (["play", "walk", "--velocity", "1", "0", "0", "--waypoint", "1", "0"], "pass --velocity or --waypoint"),
         (["eval", "CLIPS", "--parts", "looks"], "parts: choose from tokenizer, tracker"),
         (["track", "CLIPS", "--planner", "p"], "tokenizer: plans of p are codes; pass --tokenizer RUN"),
-        (["jump"], "no command 'robot jump'; choose play, train, plan, track, distil, eval, trial"),
+        (["jump"], "no command 'robot jump'; choose play, train, plan, track, distil, eval, trial, pack"),
     ],
 )
 def test_complaints_are_one_line(
@@ -131,6 +132,19 @@ def test_a_kit_from_clips_to_play_and_tables(
     with pytest.raises(SystemExit):
         main([*play[:2], "flap your wings", *play[3:]])
     assert "'flap your wings' is not among the" in capsys.readouterr().err
+
+    main(["robot", "pack", kit, str(place / "small")])
+    assert "MB" in capsys.readouterr().out
+    small = load_kit(place / "small")
+    poses = torch.from_numpy(gait(0, 32))[None]
+    assert torch.equal(small.reader.encode(["walk"]), parts.reader.encode(["walk"]))
+    features = pose_features(poses).float()
+    codes = parts.tokenizer.encode(features)
+    torch.testing.assert_close(
+        small.tokenizer.decode(codes).mean, parts.tokenizer.decode(codes).mean, rtol=1e-2, atol=1e-2
+    )
+    texts = [path.read_text() for path in (place / "small").rglob("config.json")]
+    assert len(texts) == 4 and not any(str(place) in text for text in texts)
 
     rows = place / "rows.json"
     measure = ["robot", "eval", clips, "--kit", kit, *stick, "--out", str(rows), "--trials", "2", "--seconds", "2"]
