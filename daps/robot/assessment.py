@@ -57,7 +57,7 @@ def tokenizer_rows(kit: Kit, clips: Clips, name: str, kinematics: Kinematics, ba
     ]
 
 
-def tracker_rows(
+def tracker_outcomes(
     kit: Kit,
     model: mujoco.MjModel,
     kinematics: Kinematics,

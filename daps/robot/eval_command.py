@@ -22,7 +22,7 @@ from daps.robot.assessment import (
     outcome_rows,
     plan_outcomes,
     tokenizer_rows,
-    tracker_rows,
+    tracker_outcomes,
 )
 from daps.robot.following import Recogniser
 from daps.robot.kit import CODES, SHIPPED, TOKENIZER, TRACKER, Kit, load_code_tracker, load_kit
@@ -102,10 +102,10 @@ def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips])
         for title, clips in sets.items():
             motions[f"{title}, decoded"] = decoded(clips, kit.tokenizer)
         trial = (options.trials, options.seconds)
-        outcomes = tracker_rows(kit, model, kinematics, motions, *trial, (), options.seed, options.threads)
+        outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (), options.seed, options.threads)
         pushed = {"training clips": sets["training clips"]}
         if options.pushes:
-            again = tracker_rows(kit, model, kinematics, pushed, *trial, options.pushes, options.seed, options.threads)
+            again = tracker_outcomes(kit, model, kinematics, pushed, *trial, options.pushes, options.seed, options.threads)
             outcomes += again[1:]
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         plans = (codes, model, kinematics, sets, *trial, options.loop, options.seed, options.threads)
