@@ -180,3 +180,9 @@ def test_figures_in_the_readme_are_those_of_the_results_files() -> None:
     for run in demo["runs"]:
         shown = f"| {run['seed']} | {run['readable']['greedy']:.1%} | {run['psnr_greedy']:.2f} | "
         assert shown + f"{min(run['symbols_alive_per_position']):.0%} | {run['train_seconds']:.0f} |" in readme, shown
+
+
+def test_tables_of_the_robot_are_those_of_its_results() -> None:
+    page = (ROOT / "docs" / "robot.md").read_text(encoding="utf-8")
+    for table in load_benchmark("robot").tables(json.loads((ROOT / "docs" / "results" / "robot.json").read_text())):
+        assert table in page, table

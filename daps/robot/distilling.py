@@ -10,8 +10,8 @@ from typing import Any
 
 import mujoco
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from daps.methods.base import Autoencoder
 from daps.precision import Scoring, score_precision
@@ -35,11 +35,11 @@ class DistillingConfig:
     """Control steps of robots to simulate."""
     robots: int = 256
     """Simulated at once."""
-    led: float = 0.5
-    """Share of robots that the teacher leads at first; falls to a tenth of that."""
+    led: float = 1.0
+    """Share of robots that the teacher leads at first; falls to a tenth of that along half a cosine."""
     capacity: int = 40
     """Rounds that are remembered."""
-    updates: int = 30
+    updates: int = 60
     """A round."""
     batch_size: int = 1_024
     """States of an update."""
@@ -121,32 +121,35 @@ class Distilling:
     def collect(self) -> dict[str, float]:
         """A window of every robot into the memory; the share of robots that lost their motion in it."""
         plan = self._plan()
-        led = torch.rand(self.config.robots, 1, generator=self.generator) < Cosine(
-            self.config.led, self.config.led / 10, self.rounds
-        )(self.round)
-        states, wanted = [], []
+        share = Cosine(self.config.led, self.config.led / 10, self.rounds)(self.round)
+        led = torch.rand(self.config.robots, 1, generator=self.generator) < share
+        alive, parts = torch.ones(self.config.robots, dtype=torch.bool), []
+        robots = torch.arange(self.config.robots)
         for step in range(self.loop.steps):
             state = self._state()
             targets = self.teacher.act(state, plan, step)
-            states.append(state)
-            wanted.append(targets)
+            alive &= self._on_track(state, plan, step)  # what the teacher says of who lies on the floor is no lesson
+            parts.append((state.pose[alive], state.velocity[alive], targets[alive], robots[alive],
+                          torch.full((int(alive.sum()),), step)))  # fmt: skip
             given = torch.where(led | (self.round == 0), targets, self.pupil.act(state, plan, step))
             self.simulation.step(torch.nan_to_num(given).double().numpy())
-        seen = State.stack(states, 1)
-        kept = torch.isfinite(seen.pose).all(-1).all(-1) & torch.isfinite(seen.velocity).all(-1).all(-1)
-        row = {"pose": seen.pose, "velocity": seen.velocity, "targets": torch.stack(wanted, 1), "codes": plan.codes,
-               "anchor": plan.anchor}  # fmt: skip
-        self.memory = [*self.memory, {name: value[kept] for name, value in row.items()}][-self.config.capacity :]
-        end = self._state()
-        rows = plan.references.rows(torch.arange(self.config.robots), torch.full_like(self.frame, self.loop.steps))
-        fallen = lost(end, State(plan.references.poses[rows], plan.references.velocities[rows])) | ~kept
+        names = ("pose", "velocity", "targets", "robot", "step")
+        row = {name: torch.cat(part) for name, part in zip(names, zip(*parts, strict=True), strict=True)}
+        row |= {"codes": plan.codes, "anchor": plan.anchor}
+        self.memory = [*self.memory, row][-self.config.capacity :]
+        alive &= self._on_track(self._state(), plan, self.loop.steps)
         self.frame = self.frame + self.loop.frames
-        self.fresh = fallen | ~self.retelling.fits(self.frame)
+        self.fresh = ~alive | ~self.retelling.fits(self.frame)
         mine = ~led.squeeze(-1)
-        return {"lost": float(fallen[mine].float().mean()) if bool(mine.any()) else float("nan")}
+        return {"led": share, "lost": float((~alive)[mine].float().mean()) if bool(mine.any()) else 0.0}
+
+    def _on_track(self, state: State, plan: Plan, step: int) -> Bool[Tensor, " N"]:
+        rows = plan.references.rows(torch.arange(len(plan.codes)), torch.full((len(plan.codes),), step))
+        goal = State(plan.references.poses[rows], plan.references.velocities[rows])
+        return ~lost(state, goal) & torch.isfinite(state.pose).all(-1) & torch.isfinite(state.velocity).all(-1)
 
     def learn(self) -> float:
-        """Updates of the pupil; their mean loss, squared error in units of the targets' deviations."""
+        """Updates of the pupil; their mean loss, smooth absolute error in units of the targets' deviations."""
         for group in self.optimizer.param_groups:
             share = Cosine(1.0, self.config.rate_last, self.rounds)(self.round)
             group["lr"] = self.config.learning_rate * share
@@ -156,7 +159,8 @@ class Distilling:
             self.optimizer.zero_grad()
             with score_precision(self.config.products, torch.device("cpu")):
                 found = self.pupil(state, codes, anchor, step)
-            loss = ((found - targets) / self.pupil.targets.deviation).square().mean()
+            unit = self.pupil.targets.deviation
+            loss = nn.functional.smooth_l1_loss(found / unit, targets / unit)  # wild corrections are no better lessons
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.pupil.net.parameters(), self.config.clip)
             self.optimizer.step()
@@ -204,10 +208,9 @@ class Distilling:
         """Random states of the memory: states, what the teacher did, codes, anchors, steps."""
         pick = torch.randint(len(self.memory), (1,), generator=self.generator)
         round_ = self.memory[int(pick)]  # one round a batch: no copy of the others
-        rows = torch.randint(len(round_["codes"]), (count,), generator=self.generator)
-        step = torch.randint(self.loop.steps, (count,), generator=self.generator)
-        state = State(round_["pose"][rows, step], round_["velocity"][rows, step])
-        return state, round_["targets"][rows, step], round_["codes"][rows], round_["anchor"][rows], step
+        rows = torch.randint(len(round_["step"]), (count,), generator=self.generator)
+        state, robot = State(round_["pose"][rows], round_["velocity"][rows]), round_["robot"][rows]
+        return state, round_["targets"][rows], round_["codes"][robot], round_["anchor"][robot], round_["step"][rows]
 
     @torch.no_grad()
     def _fit_scales(self) -> None:

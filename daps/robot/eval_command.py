@@ -105,7 +105,9 @@ def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips])
         outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (), options.seed, options.threads)
         pushed = {"training clips": sets["training clips"]}
         if options.pushes:
-            again = tracker_outcomes(kit, model, kinematics, pushed, *trial, options.pushes, options.seed, options.threads)
+            again = tracker_outcomes(
+                kit, model, kinematics, pushed, *trial, options.pushes, options.seed, options.threads
+            )
             outcomes += again[1:]
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         plans = (codes, model, kinematics, sets, *trial, options.loop, options.seed, options.threads)

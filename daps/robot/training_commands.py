@@ -229,7 +229,7 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         "clips": sorted(clips),
         "tokenizers": [str(run) for run in options.tokenizer],
         "planner": str(options.planner) if options.planner else None,
-        "imagined": options.imagined if options.planner else 0,
+        "imagined": options.imagined if options.planner else None,
         "tracking": dataclasses.asdict(options.tracking),
         "tracker": dataclasses.asdict(options.tracker),
     }
