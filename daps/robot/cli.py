@@ -1,8 +1,9 @@
-"""The robot's commands: `daps robot play | train | plan | track | distil | trial | eval | pack`."""
+"""The robot's commands: `daps robot play | train | plan | track | distil | trial | eval | pack | export | import`."""
 
 from collections.abc import Callable, Sequence
 
 from daps.robot.eval_command import run_eval
+from daps.robot.locomujoco import run_export, run_import
 from daps.robot.training_commands import run_distil, run_pack, run_plan, run_track, run_train
 from daps.robot.using_commands import run_play, run_trial
 from daps.suggest import did_you_mean
@@ -16,6 +17,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "eval": run_eval,
     "trial": run_trial,
     "pack": run_pack,
+    "export": run_export,
+    "import": run_import,
 }
 
 USAGE = """usage: daps robot COMMAND ...
@@ -28,6 +31,8 @@ USAGE = """usage: daps robot COMMAND ...
   trial RUN CLIPS   how well a low-level policy follows: success, errors, power, with pushes if asked
   eval CLIPS        all figures of a kit: codes, tracking, orders, dances, latency
   pack KIT FOLDER   copy what a kit needs, in half precision
+  export CLIPS FILE.npz    clips as a trajectory of LocoMujoco
+  import FILE.npz FOLDER   such a trajectory as clips
 
 'daps robot COMMAND --help' lists the options of a command"""
 

@@ -7,9 +7,9 @@ Its trajectories are .npz files:
     joint_names, jnt_type, njnt    of qpos in order; the free joint is called root
     frequency                      frames per second
 
-LocoMujoco leaves out joints that its model lacks, sets those to zero that a file lacks, and computes the places of
-bodies and sites, which a file may hold as well, from the joints. It refuses keys that it does not know and joins only
-trajectories of the same `metadata`: the names of the clips are therefore kept in the comment of the zip archive.
+LocoMujoco leaves out joints that its model lacks and sets those to zero that a file lacks. MimicReward also wants the
+places of bodies and sites: `imitation_env` has them computed. LocoMujoco refuses keys that it does not know, and
+joins only trajectories of the same `metadata`: the names of the clips are kept in the comment of the zip archive.
 
 Only `imitation_env` needs LocoMujoco: version 1.0.1 from its repository, in an environment of its own, since it wants
 mujoco 3.2.7 and numpy 1, older than what daps asks for; this file runs with those as well.
