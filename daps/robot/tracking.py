@@ -36,6 +36,8 @@ class TrackingConfig:
     """Control steps of robots to simulate."""
     robots: int = 256
     """Simulated at once."""
+    light: float = 0.9
+    """Share of the samples that come from the light twin; the rest are of the robot with all its shapes."""
     segment: int = 16
     """Control steps that robots go between updates."""
     capacity: int = 4_096
@@ -74,6 +76,8 @@ class TrackingConfig:
         for name in ("samples", "robots", "segment", "capacity", "foresight", "horizon", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"tracking.{name}: must be >= 1, got {getattr(self, name)}")
+        if not 0 <= self.light <= 1:
+            raise ValueError(f"tracking.light: a share in [0, 1], got {self.light:g}")
         if self.foresight > self.segment:
             raise ValueError(
                 f"tracking.foresight: a segment holds {self.segment} steps, got {self.foresight}; lengthen segments"
@@ -130,7 +134,15 @@ class Buffer:
 
 
 class Tracking:
-    """A training in progress: networks, optimizers, robots, buffer."""
+    """A training in progress: networks, optimizers, robots, buffer.
+
+    Args:
+        model: of the robot, light.
+        references: to follow.
+        config, tracker: settings.
+        threads: of the physics.
+        full: the robot with all its shapes, for the end of the training; the light one to the end if None.
+    """
 
     def __init__(
         self,
@@ -139,11 +151,13 @@ class Tracking:
         config: TrackingConfig | None = None,
         tracker: TrackerConfig | None = None,
         threads: int = 1,
+        full: mujoco.MjModel | None = None,
     ) -> None:
         self.config = config = TrackingConfig() if config is None else config
         self.references = references
         torch.manual_seed(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.full, self.threads = full, threads
         self.simulation = Simulation(model, config.robots, threads)
         self.tracker, self.world = Tracker(model.nu, tracker), World(model.nu, config.world_hidden)
         self.optimizers = {
@@ -174,6 +188,7 @@ class Tracking:
     def run(self) -> Iterator[dict[str, float]]:
         """Rounds until the samples are spent, with the figures of each."""
         while self.round < self.config.rounds:
+            self._dress()
             figures = self.collect()
             if self.round == 0:
                 self._fit_scales()
@@ -279,6 +294,14 @@ class Tracking:
         vars(self.buffer).update(saved["buffer"])
         robots, self.clip, self.frame, self.noise = saved["robots"]
         self.simulation.restore(robots.numpy())
+
+    def _dress(self) -> None:
+        """From its time on, robots have all their shapes; they stay where they are."""
+        if self.full is not None and self.round >= self.config.light * self.config.rounds:
+            state = self.simulation.state()
+            self.simulation.close()
+            self.simulation, self.full = Simulation(self.full, self.config.robots, self.threads), None
+            self.simulation.restore(state)
 
     def _push(self) -> None:
         hit = (torch.rand(self.config.robots, generator=self.generator) < 0.1).nonzero().squeeze(-1)

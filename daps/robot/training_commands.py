@@ -241,7 +241,8 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
     if options.planner and reader is not None:
         pilot = Pilot(load_planner(options.planner)[0], tokenizers[0])
         motions |= imagined(pilot, clips, reader, options.imagined, options.tracking.seed)
-    training = Tracking(model, References.of(motions), options.tracking, options.tracker, options.threads)
+    full = build(options.model)
+    training = Tracking(model, References.of(motions), options.tracking, options.tracker, options.threads, full)
     train_stage(options.run, training, settings, ("sample", "samples"))
 
 

@@ -1,5 +1,6 @@
 """The tracker sees what it should, its training goes on bit for bit, and looking ahead lowers the cost."""
 
+import copy
 import io
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,30 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tracker.lookahead: wants control steps >= 1, got \(0, 4\)"):
         TrackerConfig(lookahead=(0, 4))
     assert Tracker(JOINTS, TrackerConfig((8,), (2,))).inputs.mean.shape == (4 + 6 + 6 + 15 + 6,)
+
+
+def test_robots_have_all_their_shapes_at_the_end(
+    model: mujoco.MjModel, walk: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go on where they are, and a training that was stopped there goes on as it would have."""
+    full = copy.copy(model)
+    full.opt.gravity[2] = -5.0  # so that it shows
+    config = tracking(model, walk, light=0.5).config
+
+    def begin() -> Tracking:
+        return Tracking(model, walk, config, TrackerConfig((16,), (1, 3)), full=full)
+
+    whole, before = begin(), tracking(model, walk, light=0.5)
+    figures, other = list(whole.run()), list(before.run())
+    assert whole.simulation.model is full and before.simulation.model is model
+    assert figures[:2] == other[:2] and figures[2] != other[2]  # of three rounds, the last
+    part, file = begin(), io.BytesIO()
+    for _ in zip(range(2), part.run(), strict=False):
+        pass
+    torch.save(part.state_dict(), file)
+    file.seek(0)
+    rest = begin()
+    rest.load_state_dict(torch.load(file))
+    assert list(rest.run()) == figures[part.round :]
+    with pytest.raises(ValueError, match="tracking.light: a share in"):
+        TrackingConfig(light=2.0)
