@@ -43,6 +43,7 @@ class Study:
     seconds: float
     features: FeatureConfig = FeatureConfig()
     samples: int = 8
+    options: tuple[str, ...] = ()
 
 
 # fmt: off
@@ -50,7 +51,8 @@ STUDIES = {
     "mnist": Study("mnist", tuple("daps vqvae fsq lfq bsq gumbel grmck rloo vimco rws ppo".split()), 167),
     "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 1_800),
     "cifar10": Study("cifar10", ("daps", AUTOREGRESSIVE, "vqvae", "fsq", "gumbel"), 450),
-    "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2),
+    "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2,
+                         ("--runtime.eval-size", "50")),  # validations on the way, which would cost more than the steps
     "lafan1": Study("lafan1", ("daps", "fsq", "vqvae"), 600),
 }
 # fmt: on
@@ -161,7 +163,7 @@ def main() -> None:
             runs,
             options.steps,
             seconds,
-            ("--data.path", options.data, "--runtime.threads", "1"),
+            ("--data.path", options.data, "--runtime.threads", "1", *study.options),
             Protocol(study.samples, robot=options.robot),
             study.features,
             options.device,
