@@ -36,7 +36,7 @@ from daps.robot.training_commands import CLIPS, MODEL, THREADS
 from daps.robot.trial import summary
 from daps.robot.using_commands import KIT, unseen
 from daps.run import Run, environment, write_json
-from daps.tables import print_lines, print_rows
+from daps.tables import print_rows
 
 PARTS = ("tokenizer", "tracker", "commands", "dance", "latency")
 
@@ -112,7 +112,7 @@ def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips])
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         plans = (codes, model, kinematics, sets, *trial, options.loop, options.seed, options.threads)
         outcomes += plan_outcomes(kit, *plans)
-        print_lines(summary(outcomes))
+        print_rows(summary(outcomes))
         rows += outcome_rows(outcomes, options.seed)
     length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)
     kinds = {kind_of(name) for name in sets["training clips"]}
