@@ -97,3 +97,9 @@ def towards(pose: Float[Tensor, " P"], point: tuple[float, float], speed: float,
     distance, angle = float(way.norm()), float(torch.atan2(way[1], way[0]))
     pace = min(speed, distance / 0.5) * max(torch.cos(torch.tensor(angle)).item(), 0.0)
     return Command(pace, 0.0, max(-1.5, min(1.5, angle / patience)) if distance > 0.2 else 0.0)
+
+
+def rising(command: Command, moment: float, seconds: float) -> Command:
+    """What to tell a robot that stood a moment ago, s: a third of its command first, all of it after some seconds."""
+    share = min(1.0, (1 + 2 * moment / seconds) / 3) if seconds > 0 else 1.0
+    return Command(share * command.forward, share * command.left, share * command.turn)

@@ -17,7 +17,7 @@ from torch import Tensor
 from daps import rotation
 from daps.motion import FPS, ROOT, pose_start
 from daps.robot.code_tracker import CodeTracker
-from daps.robot.pilot import Orders, Pilot, anchored
+from daps.robot.pilot import Orders, Pilot, anchored, rising
 from daps.robot.reference import Plan, References, advance
 from daps.robot.simulation import RATE, Simulation
 from daps.robot.tracker import Tracker
@@ -36,6 +36,8 @@ class LoopConfig:
     """Metres by which the robot may be away from its reference before a plan anchors the reference nearer."""
     turn: float = 0.2
     """The same for the heading, rad."""
+    rise: float = 2.0
+    """Seconds over which commands rise from a third to all at the start: who stands cannot run at once."""
     from_robot: bool = False
     """Plans go on from what the robot did, not from its reference."""
 
@@ -45,7 +47,7 @@ class LoopConfig:
                 f"loop.frames: wants frames that are whole control steps, a multiple of 3, got {self.frames}; "
                 "21 is 0.7 s"
             )
-        for name in ("leash", "turn"):
+        for name in ("leash", "turn", "rise"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"loop.{name}: must be >= 0, got {getattr(self, name):g}")
 
@@ -117,8 +119,11 @@ class Loop:
         """Of the robots, now."""
         return State(*(torch.from_numpy(x.copy()).float() for x in (self.simulation.qpos, self.simulation.qvel)))
 
-    def plan(self, orders: Orders) -> Plan:
-        """What comes next."""
+    def plan(self, orders: Orders, moment: float) -> Plan:
+        """What comes next, some seconds after the start."""
+        if orders.commands:
+            commands = tuple(rising(command, moment, self.config.rise) for command in orders.commands)
+            orders = Orders(orders.text, commands)
         begun = time.perf_counter()
         state = self.state()
         if self.config.from_robot:
@@ -147,7 +152,7 @@ class Loop:
         for step in range(round(seconds * RATE)):
             ahead = step % self.config.steps
             if ahead == 0:
-                plan = self.plan(orders(step / RATE, self.state()))
+                plan = self.plan(orders(step / RATE, self.state()), step / RATE)
             with torch.no_grad():
                 targets = self.tracker.act(self.state(), plan, ahead)
             feedback = self.simulation.step(np.nan_to_num(targets.double().numpy()))

@@ -10,7 +10,7 @@ from daps import rotation
 from daps.data.gait import gait
 from daps.motion import pose_features
 from daps.robot.labels import Command
-from daps.robot.pilot import Orders, Pilot, anchored, towards
+from daps.robot.pilot import Orders, Pilot, anchored, rising, towards
 from daps.robot.planner import Conditions, Planner
 from robot.states import FakeTokenizer
 
@@ -83,3 +83,11 @@ def test_way_points_are_ahead_of_a_robot_that_turns_to_them() -> None:
     )
     near = towards(pose, (0.0, 0.1), 0.8)
     assert near.forward == pytest.approx(0.2) and near.turn == 0
+
+
+def test_commands_rise_from_a_third() -> None:
+    command = Command(1.5, -0.3, 0.6)
+    first = rising(command, 0.0, 2.0)
+    assert (first.forward, first.left, first.turn) == pytest.approx((0.5, -0.1, 0.2))
+    assert rising(command, 1.0, 2.0).forward == pytest.approx(1.0)
+    assert rising(command, 2.0, 2.0) == rising(command, 9.0, 2.0) == rising(command, 0.0, 0.0) == command
