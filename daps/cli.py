@@ -182,7 +182,9 @@ def run_train(arguments: Sequence[str]) -> None:
     from daps.train import train
 
     data = config.data
-    splits = [load(data.name, split, path=data.path, size=data.size) for split in ("train", "validation")]
+    splits = [
+        load(data.name, split, path=data.path, size=data.size, mirror=data.mirror) for split in ("train", "validation")
+    ]
     run = train(config, folder, (splits[0], splits[1]), options.device)
     print(f"{config.train.steps} steps done; next: daps eval {run.path}; daps report {run.path}")
 

@@ -28,6 +28,8 @@ class DataConfig:
     scaling: Literal["standardise", "binarise", "spectral"] = "standardise"
     """Mean 0 and variance 1 per channel or feature; or 1 where a pixel is above half its peak; or, of sequences, the
     standardised features as coefficients over time that have next to no correlation."""
+    mirror: bool = False
+    """Of motion: every training clip also as a mirror shows it, left and right exchanged."""
 
 
 @dataclass(frozen=True)

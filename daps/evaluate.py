@@ -339,7 +339,8 @@ def evaluate_run(
     config = run.config()
     model = run.load_model(pick_device(device))
     try:
-        dataset = load(config.data.name, split, path=data_path or config.data.path, size=config.data.size)
+        data = config.data
+        dataset = load(data.name, split, path=data_path or data.path, size=data.size, mirror=data.mirror)
     except ValueError as error:
         raise ValueError(f"{error}; if the data have moved, say where with --data-path") from error
     if dataset.shape != model.data_shape:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from daps.data.clips import WINDOW, find_clips, read_clip
 from daps.data.dataset import Dataset, Windows, hash_order, validation_count
 from daps.data.gait import gait
+from daps.mirror import mirrored_poses
 from daps.motion import pose_features
 
 HELD_OUT = ("dance2_subject2", "fight1_subject2", "run2_subject1", "walk2_subject4")  # the paper's, of LAFAN1
@@ -17,17 +18,18 @@ LEAST_VARIANCE = 1e-5  # the paper drops features that vary less
 STRIDE = {"train": 1, "validation": WINDOW}  # frames from one window to the next
 
 
-def load_lafan1(split: str, path: Path) -> Dataset:
+def load_lafan1(split: str, path: Path, mirror: bool = False) -> Dataset:
     """Windows float32 [32, 36] of the clips in the folder `path`, as features (daps/motion.py).
 
     Validation are the paper's four clips where the folder has any of them, else the clips in the lowest tenth by a
-    hash of their names (at least one), in windows side by side; training has a window at every frame of the others.
+    hash of their names (at least one), in windows side by side; training has a window at every frame of the others,
+    and with `mirror` of their mirror images.
     Raises ValueError as find_clips and read_clip do, and where a split would be empty.
     """
     files = find_clips(path)
     held_out, how = held_out_clips(path, list(files))
     poses = {name: read_clip(file) for name, file in files.items() if (name in held_out) == (split == "validation")}
-    return windows(poses, "lafan1", split, f"{len(files)} clips of {path.name}: {how}")
+    return _of_clips(poses, "lafan1", split, f"{len(files)} clips of {path.name}: {how}", mirror)
 
 
 def held_out_clips(path: Path, names: Sequence[str]) -> tuple[set[str], str]:
@@ -43,11 +45,18 @@ def held_out_clips(path: Path, names: Sequence[str]) -> tuple[set[str], str]:
     return set(order[:count]), f"{count} of them, by a hash of their names, are validation"
 
 
-def load_gait(split: str) -> Dataset:
+def load_gait(split: str, mirror: bool = False) -> Dataset:
     """Windows float32 [32, 36] of the synthetic gait: 24 walks of ten seconds to train, 6 others for validation."""
     seeds = range(24) if split == "train" else range(1_000, 1_006)
     poses = {f"gait{seed}": gait(seed, 300) for seed in seeds}
-    return windows(poses, "gait", split, "synthetic walks of the Unitree G1; validation has other seeds")
+    return _of_clips(poses, "gait", split, "synthetic walks of the Unitree G1; validation has other seeds", mirror)
+
+
+def _of_clips(poses: dict[str, NDArray[np.float64]], name: str, split: str, about: str, mirror: bool) -> Dataset:
+    if mirror and split == "train":
+        twins = {f"{clip} mirrored": mirrored_poses(torch.from_numpy(rows)).numpy() for clip, rows in poses.items()}
+        poses, about = poses | twins, f"{about}; clips and their mirror images"
+    return windows(poses, name, split, about)
 
 
 def windows(poses: Mapping[str, NDArray[np.float64]], name: str, split: str, about: str) -> Dataset:

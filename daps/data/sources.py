@@ -17,7 +17,9 @@ EMBEDDED = ("digits", "gait")
 WANTED = {"images": "a folder of pictures", "array": "a .npy or .npz file", "lafan1": "a folder of clips"}
 
 
-def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size: int | None = None) -> Dataset:
+def load(
+    name: str, split: str, *, path: str | PathLike[str] | None = None, size: int | None = None, mirror: bool = False
+) -> Dataset:
     """One split ("train" or "validation") of the data set `name`, in natural units.
 
     digits    scikit-learn's 1,797 digits, embedded: uint8 [1, 8, 8] in 0..16, labels
@@ -28,6 +30,7 @@ def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size
     lafan1    `path`, a folder of clips of the Unitree G1: windows float32 [32, 36] of features (daps/motion.py)
     gait      the same of a synthetic walk, made when asked for
 
+    With `mirror` the training split of motion also holds every clip as a mirror shows it (daps/mirror.py).
     Splits are fixed and stated in the result's `about`. Raises ValueError, in one line, for an
     unknown name or split, a missing path or option that does not fit, and unreadable data.
     """
@@ -39,12 +42,14 @@ def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size
         raise ValueError(f"split must be {' or '.join(map(repr, SPLITS))}, got {split!r}")
     if size is not None and name != "images":
         raise ValueError(f"size belongs to images; {name} has its own, got {size}: leave it out")
+    if mirror and name not in MOTION:
+        raise ValueError(f"mirror: exchanges left and right of a robot; {name} is no motion: leave it out")
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     if name in EMBEDDED:
         if path is not None:
             raise ValueError(f"{name} is embedded and takes no path, got {str(path)!r}")
-        return load_digits(split) if name == "digits" else _motion().load_gait(split)
+        return load_digits(split) if name == "digits" else _motion().load_gait(split, mirror)
     source = None if path is None else Path(path).expanduser()
     if name in HUB:
         return load_table(name, split, source)
@@ -52,7 +57,7 @@ def load(name: str, split: str, *, path: str | PathLike[str] | None = None, size
         raise ValueError(f"data {name!r} needs a path: pass {WANTED[name]} with --data.path")
     if name == "images":
         return load_images(split, source, DEFAULT_SIZE if size is None else size)
-    return load_array(split, source) if name == "array" else _motion().load_lafan1(split, source)
+    return load_array(split, source) if name == "array" else _motion().load_lafan1(split, source, mirror)
 
 
 def _motion() -> ModuleType:

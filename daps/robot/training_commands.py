@@ -140,7 +140,7 @@ def run_train(arguments: Sequence[str]) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(options.clips.resolve())))
     if options.steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=options.steps))
-    splits = [load("lafan1", split, path=options.clips) for split in ("train", "validation")]
+    splits = [load("lafan1", split, path=options.clips, mirror=config.data.mirror) for split in ("train", "validation")]
     train(config, tokenizer, (splits[0], splits[1]), "cpu")
     print("planner, stage 2 of 4")
     shared: dict[str, Any] = {"clips": options.clips, "only": options.only}
