@@ -33,6 +33,8 @@ class Architecture:
     """Tokens one by one, or all at once (then one patch per token)."""
     block: int = 1
     """b, tokens that the autoregressive encoder emits at once, independent given the tokens before them."""
+    aligned: bool = False
+    """Token t of the autoregressive encoder reads patch t at its input, as in a parallel one (one patch per token)."""
     structure: Structure = "free"
     """What symbols share, in every embedding and head: nothing, bits, digits, or coordinates on a lattice."""
     patches: tuple[int, ...] = (4, 4)
@@ -107,8 +109,9 @@ class Architecture:
     def parallel_trunk(self) -> Trunk:
         """A trunk that can feed one token per patch."""
         if math.prod(self.patches) != self.num_tokens:
+            who = "an aligned" if self.encoder_kind == "autoregressive" else "a parallel"
             raise ValueError(
-                f"nets.patches: a parallel encoder needs one patch per token, got {self.patches} patches for "
+                f"nets.patches: {who} encoder needs one patch per token, got {self.patches} patches for "
                 f"nets.num_tokens = {self.num_tokens}; make their product equal"
             )
         return self.trunk()
@@ -118,7 +121,7 @@ class Architecture:
         if self.encoder_kind == "parallel":
             return ParallelEncoder(self.parallel_trunk(), self.vocab_size, self.structure)
         return AutoregressiveEncoder(
-            self.trunk(),
+            self.parallel_trunk() if self.aligned else self.trunk(),
             self.num_tokens,
             self.vocab_size,
             self.width,
@@ -127,6 +130,7 @@ class Architecture:
             self.mlp_ratio,
             self.block,
             self.structure,
+            self.aligned,
         )
 
     def decoder(self, embedding: CodeEmbedding | None = None) -> Decoder:

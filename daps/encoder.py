@@ -7,7 +7,7 @@ given codes with gradient, `entropy` and `kl` are exact at each token given its 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,25 @@ class Encoder(nn.Module, ABC):
         return math.log(self.vocab_size) - self.entropy(x, codes)
 
 
+class _Reading(NamedTuple):
+    """What the tokens are told of x: keys and values for each layer, and a vector for each token, or none."""
+
+    memories: list[KeyValue]
+    guide: Tensor | None
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return len(self.memories[0].keys)
+
+    def guided(self, h: Float[Tensor, "N b D"], first: int) -> Float[Tensor, "N b D"]:
+        """Rows of h, B or B K in number and datum first, and what those of their tokens from `first` on are told."""
+        if self.guide is None:
+            return h
+        told = self.guide[:, first : first + h.shape[1]]
+        return h + told.repeat_interleave(len(h) // len(told), 0)
+
+
 class AutoregressiveEncoder(Encoder):
     """q(z|x) = prod_t q(z_t | x, z_<t): a trunk over x and a causal transformer that attends to it.
 
@@ -83,6 +102,8 @@ class AutoregressiveEncoder(Encoder):
         layers, heads, mlp_ratio: of the token decoder.
         block: b, a divisor of T.
         structure: what symbols share, at the input and at the output.
+        aligned: the trunk gives one patch per token, P = T, and token t reads patch t at its input, as in a parallel
+            encoder, besides attending to all.
 
     Raises:
         ValueError: b does not divide T.
@@ -99,12 +120,13 @@ class AutoregressiveEncoder(Encoder):
         mlp_ratio: int = 4,
         block: int = 1,
         structure: Structure = "free",
+        aligned: bool = False,
     ) -> None:
         super().__init__()
         if block < 1 or num_tokens % block:
             raise ValueError(f"nets.block: must divide nets.num_tokens = {num_tokens}, got {block}; 1 emits one by one")
         self.num_tokens, self.vocab_size, self.heads, self.block = num_tokens, vocab_size, heads, block
-        self.trunk = trunk
+        self.trunk, self.aligned = trunk, aligned
         # Row V is the start symbol. It is no code, so every code, 0 included, can be scored and emitted.
         self.embedding = token_input(structure, vocab_size, width)
         self.register_buffer("positions", sinusoids(num_tokens, width), persistent=False)
@@ -117,15 +139,13 @@ class AutoregressiveEncoder(Encoder):
     def logits(self, x: Float[Tensor, "B ..."], codes: Int[Tensor, "K B T"]) -> Float[Tensor, "K B T V"]:
         """Row t depends on x and on the codes before t's block alone."""
         k, batch, tokens = codes.shape
-        memories = self._memories(x)
-        if len(memories[0].keys) != batch:
-            raise ValueError(
-                f"codes: must have shape [K, B = {len(memories[0].keys)}, T] for this x, got {[*codes.shape]}"
-            )
+        reading = self._read(x)
+        if reading.batch != batch:
+            raise ValueError(f"codes: must have shape [K, B = {reading.batch}, T] for this x, got {[*codes.shape]}")
         start = codes.new_full((batch, k, self.block), self.vocab_size)
         inputs = torch.cat([start, codes.transpose(0, 1)], dim=-1)[..., :tokens]
-        h = self.embedding(inputs.flatten(0, 1)) + self.positions[:tokens]
-        for block, memory in zip(self.blocks, memories, strict=True):
+        h = reading.guided(self.embedding(inputs.flatten(0, 1)) + self.positions[:tokens], 0)
+        for block, memory in zip(self.blocks, reading.memories, strict=True):
             h = block(h, causal=self.block, memory=memory)
         return self.head(self.norm(h)).unflatten(0, (batch, k)).transpose(0, 1)
 
@@ -138,14 +158,14 @@ class AutoregressiveEncoder(Encoder):
         generator: torch.Generator | None = None,
     ) -> tuple[Int[Tensor, "K B T"], Float[Tensor, "K B T"]]:
         """See Encoder.sample. The first block's distribution is computed once for all K samples of a datum."""
-        memories = self._memories(x)
-        batch, block = memories[0].keys.shape[0], self.block
+        reading = self._read(x)
+        batch, block = reading.batch, self.block
         uniforms = _uniforms((self.num_tokens, batch, k), self.positions, generator)
         tokens = torch.full((batch, block), self.vocab_size, device=self.positions.device)
         cache = KVCache.empty(len(self.blocks), batch, self.heads, self.num_tokens, self.positions)
         codes, log_q = [], []
         for t in range(0, self.num_tokens, block):
-            logits, cache = self._next(self.embedding(tokens), memories, cache)
+            logits, cache = self._next(self.embedding(tokens), reading, cache)
             chances = uniforms[t : t + block].movedim(0, 1)  # B b K
             if t == 0:
                 drawn, log_prob = draw(logits.flatten(0, 1), chances.flatten(0, 1), temperature)
@@ -177,12 +197,12 @@ class AutoregressiveEncoder(Encoder):
             what was chosen, and the logits: for one-hots those of `logits` for these codes, with a gradient that
             passes through the inputs, too.
         """
-        memories, table = self._memories(x), input_table(self.embedding)
-        vectors = table[-1].expand(len(memories[0].keys) * k, self.block, -1)
+        reading, table = self._read(x), input_table(self.embedding)
+        vectors = table[-1].expand(reading.batch * k, self.block, -1)
         cache = KVTrail.empty(len(self.blocks))
         chosen, scores = [], []
         for _ in range(0, self.num_tokens, self.block):
-            logits, cache = self._next(vectors, memories, cache)
+            logits, cache = self._next(vectors, reading, cache)
             one_hots = choose(logits)
             vectors = one_hots @ table[:-1]
             chosen.append(one_hots)
@@ -190,14 +210,15 @@ class AutoregressiveEncoder(Encoder):
         joined = [torch.cat(blocks, 1).unflatten(0, (-1, k)).transpose(0, 1) for blocks in (chosen, scores)]
         return joined[0], joined[1]
 
-    def _memories(self, x: Tensor) -> list[KeyValue]:
+    def _read(self, x: Tensor) -> _Reading:
         context = self.trunk(x)
-        return [cast(Block, block).memory(context) for block in self.blocks]
+        memories = [cast(Block, block).memory(context) for block in self.blocks]
+        return _Reading(memories, context if self.aligned else None)
 
-    def _next(self, vectors: Tensor, memories: list[KeyValue], cache: Cache) -> tuple[Tensor, Cache]:
+    def _next(self, vectors: Tensor, reading: _Reading, cache: Cache) -> tuple[Tensor, Cache]:
         """Logits [N, b, V] of the block after the one with these vectors [N, b, D], and the cache that holds it."""
-        h = vectors + self.positions[cache.length : cache.length + self.block]
-        for layer, (block, memory) in enumerate(zip(self.blocks, memories, strict=True)):
+        h = reading.guided(vectors + self.positions[cache.length : cache.length + self.block], cache.length)
+        for layer, (block, memory) in enumerate(zip(self.blocks, reading.memories, strict=True)):
             h = block(h, memory=memory, cache=cache, layer=layer)
         return self.head(self.norm(h)), cache.advanced(self.block)
 

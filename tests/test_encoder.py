@@ -23,6 +23,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "parallel": {"encoder_kind": "parallel"},
     "bits": {"structure": "bits"},
     "lattice, blocks of 2": {"structure": "lattice", "block": 2},
+    "aligned": {"aligned": True},
+    "aligned, blocks of 2": {"aligned": True, "block": 2},
     "parallel lattice": {"encoder_kind": "parallel", "structure": "lattice"},
 }
 NETS = Architecture(
@@ -180,7 +182,7 @@ def test_logits_are_those_of_a_masked_transformer(kind: str, x: Tensor) -> None:
     for k in range(3):
         tokens = torch.full((B, T), V)
         tokens[:, block:] = codes[k, :, : T - block]
-        h = encoder.embedding(tokens) + encoder.positions
+        h = encoder.embedding(tokens) + encoder.positions + (context if encoder.aligned else 0)
         for layer in encoder.blocks:
             q, keys, values = layer.attention.project(layer.norm(h)).chunk(3, dim=-1)
             h = h + layer.attention.out(attention(q, keys, values, past))
@@ -286,6 +288,25 @@ def test_any_module_of_the_right_shape_serves_as_trunk(x: Tensor) -> None:
 def test_a_block_that_does_not_divide_the_tokens_is_refused(block: int) -> None:
     with pytest.raises(ValueError, match=rf"nets.block: must divide nets.num_tokens = 4, got {block}; 1 emits one by"):
         dataclasses.replace(NETS, block=block).encoder()
+
+
+def test_an_aligned_encoder_without_attention_is_the_parallel_one(x: Tensor) -> None:
+    """Token t reads patch t: with nothing else to read, its logits are the head's of that patch."""
+    encoder = build("aligned")
+    assert isinstance(encoder, AutoregressiveEncoder)
+    with torch.no_grad():
+        encoder.positions.zero_()
+        encoder.embedding.weight.zero_()
+        for name, weight in encoder.blocks.named_parameters():
+            if "out" in name or "mlp" in name:
+                weight.zero_()
+        expected = encoder.head(encoder.norm(encoder.trunk(x)))
+        torch.testing.assert_close(encoder.logits(x, all_codes()[:3])[1], expected, **NEAR)
+
+
+def test_an_aligned_encoder_wants_one_patch_per_token() -> None:
+    with pytest.raises(ValueError, match=r"nets.patches: an aligned encoder needs one patch per token, got \(2,\)"):
+        dataclasses.replace(NETS, aligned=True, patches=(2,)).encoder()
 
 
 # -- draw ------------------------------------------------------------------------------------------

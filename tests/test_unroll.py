@@ -16,7 +16,8 @@ from daps.symbols import Structure, input_table, token_input
 
 T, V, B, K = 4, 3, 2, 3
 NETS = Architecture(num_tokens=T, vocab_size=V, width=8, heads=2, patches=(T,), token_layers=2, data_shape=(8,))
-KINDS: dict[str, dict[str, Any]] = {"one by one": {}, "blocks of 2": {"block": 2}, "lattice": {"structure": "lattice"}}
+KINDS: dict[str, dict[str, Any]] = {"one by one": {}, "blocks of 2": {"block": 2}, "lattice": {"structure": "lattice"},
+                                    "aligned": {"aligned": True, "block": 2}}  # fmt: skip
 NEAR = {"rtol": 1e-10, "atol": 1e-12}  # float64, some thousand roundings
 
 
@@ -49,6 +50,7 @@ def recomputed(encoder: AutoregressiveEncoder, x: Tensor, stop: bool = False) ->
         prefix += [(block.detach() if stop else block) @ table[:V] for block in chosen]
         h = torch.cat(prefix, 1)
         h = h + encoder.positions[: h.shape[1]]
+        h = h + context[:, : h.shape[1]] if encoder.aligned else h
         for block in encoder.blocks:
             h = block(h, causal=encoder.block, memory=block.memory(context))
         scores.append(encoder.head(encoder.norm(h))[:, -encoder.block :])
