@@ -30,7 +30,7 @@ from daps.evaluate import Protocol
 from daps.features import FeatureConfig
 from daps.run import Run, write_json
 
-AUTOREGRESSIVE = "daps --nets.encoder-kind autoregressive --method.no-centred"
+AUTOREGRESSIVE = "daps --nets.encoder-kind autoregressive --method.trained 0"
 DECAY = "--train.weight-decay 0.05"
 
 

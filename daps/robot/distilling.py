@@ -37,6 +37,8 @@ class DistillingConfig:
     """Simulated at once."""
     led: float = 1.0
     """Share of robots that the teacher leads at first; falls to a tenth of that along half a cosine."""
+    mirror: bool = True
+    """Whether it also learns from every clip as a mirror shows it."""
     capacity: int = 40
     """Rounds that are remembered."""
     updates: int = 60

@@ -9,6 +9,7 @@ from torch import Tensor
 from daps.data.clips import find_clips, read_clip
 from daps.data.motion import held_out_clips
 from daps.methods.base import Autoencoder
+from daps.mirror import mirrored_poses
 from daps.robot.stream import retold
 from daps.suggest import did_you_mean
 
@@ -48,6 +49,11 @@ def training_clips(folder: Path, only: Sequence[str] = ()) -> tuple[str, ...]:
             raise ValueError(f"only: no clip {word!r} in {folder}{did_you_mean(word, names)}")
         found += [name for name in matches if name not in found]
     return tuple(found)
+
+
+def with_mirror_images(clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every clip also as a mirror shows it."""
+    return {**clips, **{f"{name} mirrored": mirrored_poses(poses) for name, poses in clips.items()}}
 
 
 def decoded(clips: Mapping[str, Tensor], tokenizer: Autoencoder, mark: str = "") -> dict[str, Tensor]:

@@ -43,6 +43,8 @@ class PlanningConfig:
     """Precision of matrix products; "auto": bfloat16 where the processor has instructions for it."""
     stride: int = 2
     """Frames from one window to the next."""
+    mirror: bool = True
+    """Whether it also learns from every clip as a mirror shows it."""
     seed: int = 0
 
     def __post_init__(self) -> None:

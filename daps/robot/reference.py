@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from daps import rotation
+from daps.mirror import mirrored_poses, mirrored_velocities
 from daps.motion import FPS, ROOT
 from daps.robot.simulation import RATE
 
@@ -102,6 +103,16 @@ class References:
     def __len__(self) -> int:
         """Number of clips."""
         return len(self.names)
+
+    def with_mirror(self) -> "References":
+        """Twice as many: clip i + C is clip i as a mirror shows it."""
+        return References(
+            (*self.names, *(f"{name} mirrored" for name in self.names)),
+            torch.cat((self.poses, mirrored_poses(self.poses))),
+            torch.cat((self.velocities, mirrored_velocities(self.velocities))),
+            torch.cat((self.starts, self.starts + len(self.poses))),
+            self.lengths.repeat(2),
+        )
 
     def rows(self, clip: Int[Tensor, "*#N"], frame: Int[Tensor, "*#N"]) -> Int[Tensor, "*N"]:
         """Where frames lie in the table; the last frame of a clip stands for all after it."""

@@ -147,6 +147,17 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(folder / WEIGHTS)
 
 
+def read_state(folder: Path) -> dict[str, Any]:
+    """What continues a training.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not (folder / STATE).is_file():
+        raise ValueError(f"run: {folder} holds no {STATE}, which only folders of trainings have; give one of these")
+    return _load(folder / STATE)
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, weights_only=True)

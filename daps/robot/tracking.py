@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from daps import rotation
+from daps.mirror import mirrored_joints
 from daps.motion import ROOT
 from daps.precision import Scoring, score_precision
 from daps.robot.reference import References
@@ -46,6 +47,8 @@ class TrackingConfig:
     """Largest deviation of the noise on targets, rad; each robot has its own share of it."""
     memory: float = 0.9
     """Of the noise, from one control step to the next."""
+    mirror: bool = True
+    """Whether the robot also follows every motion as a mirror shows it, and learns from what it did as mirrored."""
     push: float = 0.3
     """Deviation of the blows that a tenth of the robots get at the start of a segment, m/s."""
     world_hidden: tuple[int, ...] = (512, 512, 512)
@@ -154,7 +157,7 @@ class Tracking:
         full: mujoco.MjModel | None = None,
     ) -> None:
         self.config = config = TrackingConfig() if config is None else config
-        self.references = references
+        self.references = references.with_mirror() if config.mirror else references
         torch.manual_seed(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.full, self.threads = full, threads
@@ -165,10 +168,10 @@ class Tracking:
             "policy": torch.optim.AdamW(self.tracker.net.parameters(), config.policy_rate),
         }
         self.buffer = Buffer(max(config.capacity, config.robots), config.segment, model.nq)
-        self.starts = references.starting_points(config.segment)
+        self.starts = self.references.starting_points(config.segment)
         self.clip, self.frame = torch.zeros(2, config.robots, dtype=torch.long)
         self.noise = torch.zeros(config.robots, model.nu)
-        self.round = 0
+        self.round, self.new = 0, True
         self.restart(torch.ones(config.robots, dtype=torch.bool))
 
     @property
@@ -190,7 +193,7 @@ class Tracking:
         while self.round < self.config.rounds:
             self._dress()
             figures = self.collect()
-            if self.round == 0:
+            if self.round == 0 and self.new:
                 self._fit_scales()
             self._set_rates()
             figures |= {"world": self.fit_world(), "cost": self.improve_policy()}
@@ -241,7 +244,7 @@ class Tracking:
         """Updates of the world model; their mean loss."""
         losses = []
         for _ in range(self.config.world_updates):
-            states, targets = self.buffer.steps(self.config.batch_size, self.config.foresight, self.generator)
+            states, targets = self._steps(self.config.batch_size, self.config.foresight)
             with score_precision(self.config.products, CPU):
                 loss = prediction_loss(self.world, states, targets)
             losses.append(self._update("world", self.world.net, loss))
@@ -252,7 +255,7 @@ class Tracking:
         self.world.net.requires_grad_(False)
         losses = []
         for _ in range(self.config.policy_updates):
-            state, clip, frame = self.buffer.states(self.config.batch_size, self.generator)
+            state, clip, frame = self._states(self.config.batch_size)
             with score_precision(self.config.products, CPU):
                 loss = self.foreseen_cost(state, clip, frame)
             losses.append(self._update("policy", self.tracker.net, loss))
@@ -270,6 +273,21 @@ class Tracking:
             goal = State(self.references.poses[at], self.references.velocities[at])
             cost = cost + tracking_cost(state, goal, targets).mean()
         return cost / self.config.horizon
+
+    def take_over(self, saved: dict[str, Any]) -> None:
+        """Begins with the policy and the world model of another training, given its state_dict.
+
+        Raises:
+            ValueError: networks of other sizes.
+        """
+        try:
+            self.tracker.load_state_dict(saved["tracker"])
+            self.world.load_state_dict(saved["world"])
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"start: holds networks of other sizes ({type(error).__name__}); give the same ones"
+            ) from None
+        self.new = False
 
     def state_dict(self) -> dict[str, Any]:
         """All that continues the training bit for bit."""
@@ -308,12 +326,29 @@ class Tracking:
         blow = self.config.push * torch.randn(len(hit), 3, generator=self.generator)
         self.simulation.push(hit.numpy(), (blow * torch.tensor([1.0, 1.0, 0.0])).double().numpy())
 
+    def _steps(self, count: int, length: int) -> tuple[State, Float[Tensor, "N S J"]]:
+        """Of the buffer, half of them mirrored: what holds on one side holds on the other."""
+        states, targets = self.buffer.steps(count, length, self.generator)
+        flip = self._flip(count)[:, None]
+        return states.mirrored(flip), torch.where(flip.unsqueeze(-1), mirrored_joints(targets), targets)
+
+    def _states(self, count: int) -> tuple[State, Int[Tensor, " N"], Int[Tensor, " N"]]:
+        """The same of single states, with clips and frames."""
+        state, clip, frame = self.buffer.states(count, self.generator)
+        flip, clips = self._flip(count), len(self.references)
+        return state.mirrored(flip), torch.where(flip, (clip + clips // 2) % clips, clip), frame
+
+    def _flip(self, count: int) -> Bool[Tensor, " N"]:
+        if not self.config.mirror:
+            return torch.zeros(count, dtype=torch.bool)
+        return torch.rand(count, generator=self.generator) < 0.5
+
     @torch.no_grad()
     def _fit_scales(self) -> None:
         """Units of all inputs and outputs, from the first round."""
-        states, targets = self.buffer.steps(min(4_096, 8 * self.buffer.count), 1, self.generator)
+        states, targets = self._steps(min(4_096, 8 * self.buffer.count), 1)
         self.world.fit_scales(states[:, 0], targets[:, 0], states[:, 1])
-        state, clip, frame = self.buffer.states(4_096, self.generator)
+        state, clip, frame = self._states(4_096)
         self.tracker.inputs.fit(self.tracker.observe(state, self.tracker.goals(self.references, clip, frame)))
 
     def _update(self, name: str, net: nn.Module, loss: Tensor) -> float:

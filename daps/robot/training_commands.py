@@ -18,13 +18,13 @@ from daps.robot.code_tracker import CodeTrackerConfig
 from daps.robot.distilling import Distilling, DistillingConfig
 from daps.robot.kit import CODES, PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer, load_tracker, pack
 from daps.robot.labels import label, measured
-from daps.robot.material import decoded, read_clips, training_clips
+from daps.robot.material import decoded, read_clips, training_clips, with_mirror_images
 from daps.robot.model import build
 from daps.robot.pilot import Orders, Pilot
 from daps.robot.planner import PlannerConfig
 from daps.robot.planning import PAST, Planning, PlanningConfig, planning_data
 from daps.robot.reference import References
-from daps.robot.stage import train_stage
+from daps.robot.stage import read_state, train_stage
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder
 from daps.robot.tracker import TrackerConfig
 from daps.robot.tracking import Tracking, TrackingConfig
@@ -66,6 +66,8 @@ class TrackOptions:
     """Folder of daps robot plan, for codes of the first tokenizer: the robot follows what it plans, too."""
     imagined: int = 64
     """Motions of ten seconds that the planner makes up for that."""
+    start: Path | None = None
+    """Folder of another training of a tracker, to begin with its policy and its world model."""
     model: Annotated[Path | None, MODEL] = None
     run: Path = Path("runs/robot/tracker")
     """Folder of this stage."""
@@ -192,7 +194,8 @@ def distil(options: DistilOptions) -> None:
         "pupil": dataclasses.asdict(options.pupil),
     }
     model = build(options.model, light=True)
-    training = Distilling(model, clips, tokenizer, teacher, options.distilling, options.pupil, threads=options.threads)
+    shown = with_mirror_images(clips) if options.distilling.mirror else clips
+    training = Distilling(model, shown, tokenizer, teacher, options.distilling, options.pupil, threads=options.threads)
     train_stage(options.kit / CODES, training, settings, ("sample", "samples"))
 
 
@@ -215,7 +218,8 @@ def train_planner(options: PlanOptions, reader: Reader) -> None:
         "planning": dataclasses.asdict(options.planning),
         "planner": dataclasses.asdict(options.planner),
     }
-    data = planning_data(tokenizer, clips, options.planning.stride)
+    shown = with_mirror_images(clips) if options.planning.mirror else clips
+    data = planning_data(tokenizer, shown, options.planning.stride)
     training = Planning(data, tokenizer.vocab_size, reader.encode, options.planning, options.planner)
     train_stage(options.run, training, settings, log_every=20)
     Phrasebook(training.captions).save(options.run / PHRASES)
@@ -230,6 +234,7 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         "tokenizers": [str(run) for run in options.tokenizer],
         "planner": str(options.planner) if options.planner else None,
         "imagined": options.imagined if options.planner else None,
+        "start": str(options.start) if options.start else None,
         "tracking": dataclasses.asdict(options.tracking),
         "tracker": dataclasses.asdict(options.tracker),
     }
@@ -243,6 +248,8 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         motions |= imagined(pilot, clips, reader, options.imagined, options.tracking.seed)
     full = build(options.model)
     training = Tracking(model, References.of(motions), options.tracking, options.tracker, options.threads, full)
+    if options.start:
+        training.take_over(read_state(options.start))
     train_stage(options.run, training, settings, ("sample", "samples"))
 
 

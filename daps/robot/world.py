@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from daps import rotation
+from daps.mirror import mirrored_poses, mirrored_velocities
 from daps.motion import ROOT
 from daps.nn.linear import linear
 from daps.robot.reference import advance, difference
@@ -43,6 +44,14 @@ class State:
         difference = later.velocity - self.velocity
         own = rotation.rotate(rotation.conjugate(self.pose[..., 3:ROOT]), difference[..., :3])
         return torch.cat((own, difference[..., 3:]), -1)
+
+    def mirrored(self, which: Bool[Tensor, "*#N"]) -> "State":
+        """Those of `which` as a mirror shows them."""
+        here = which.unsqueeze(-1)
+        return State(
+            torch.where(here, mirrored_poses(self.pose), self.pose),
+            torch.where(here, mirrored_velocities(self.velocity), self.velocity),
+        )
 
     def __getitem__(self, index: Any) -> "State":
         """Those of an index over the leading axes."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from daps.data.gait import gait
+from daps.mirror import mirrored_poses
 from daps.robot.model import build
 from daps.robot.reference import References
 from daps.robot.tracker import Tracker, TrackerConfig, goal_features, tracking_cost
@@ -104,19 +105,20 @@ def test_robots_start_on_their_references_and_the_buffer_holds_what_they_did(
     model: mujoco.MjModel, walk: References
 ) -> None:
     training = tracking(model, walk, noise=0.0, push=0.0)
-    at = walk.rows(training.clip, training.frame)
-    torch.testing.assert_close(training.state().pose, walk.poses[at])
+    both = training.references  # the walks, and their mirror images
+    at = both.rows(training.clip, training.frame)
+    torch.testing.assert_close(training.state().pose, both.poses[at])
     training.collect()
     assert training.buffer.count == 8
-    torch.testing.assert_close(training.buffer.pose[:8, 0], walk.poses[at])
-    goals = training.tracker.goals(walk, training.buffer.clip[:8], training.buffer.frame[:8])
+    torch.testing.assert_close(training.buffer.pose[:8, 0], both.poses[at])
+    goals = training.tracker.goals(both, training.buffer.clip[:8], training.buffer.frame[:8])
     torch.testing.assert_close(
         training.tracker(State(training.buffer.pose[:8, 0], training.buffer.velocity[:8, 0]), goals),
         training.buffer.targets[:8, 0],
     )
     assert goals.pose.shape == (8, 2, 36)  # one and three steps ahead
-    later = walk.rows(training.buffer.clip[:8], training.buffer.frame[:8] + 3)
-    torch.testing.assert_close(goals.pose[:, 1], walk.poses[later])
+    later = both.rows(training.buffer.clip[:8], training.buffer.frame[:8] + 3)
+    torch.testing.assert_close(goals.pose[:, 1], both.poses[later])
 
 
 def test_looking_ahead_lowers_the_cost_that_the_world_model_foresees(model: mujoco.MjModel, walk: References) -> None:
@@ -183,3 +185,40 @@ def test_robots_have_all_their_shapes_at_the_end(
     assert list(rest.run()) == figures[part.round :]
     with pytest.raises(ValueError, match="tracking.light: a share in"):
         TrackingConfig(light=2.0)
+
+
+def test_what_is_learned_on_one_side_is_learned_on_the_other(model: mujoco.MjModel, walk: References) -> None:
+    """Mirrored states come with mirrored clips: a robot on its reference is on it in the mirror, too."""
+    training = tracking(model, walk, batch_size=64)
+    assert training.references.names == ("a", "b", "a mirrored", "b mirrored")
+    twin = References.of({"a": mirrored_poses(torch.from_numpy(gait(0, 60)))})
+    row = training.references.starts[2]
+    torch.testing.assert_close(training.references.poses[row : row + len(twin.poses)], twin.poses, rtol=0, atol=1e-5)
+    training.collect()
+    flip = training._flip(1_000)
+    assert 400 < int(flip.sum()) < 600
+    before = training.generator.get_state()
+    state, clip, frame = training._states(64)
+    training.generator.set_state(before)
+    plain, old, at = training.buffer.states(64, training.generator)
+    flipped = (state.pose != plain.pose).any(-1)
+    assert 15 < int(flipped.sum()) < 49 and torch.equal(frame, at) and torch.equal(clip, (old + 2 * flipped) % 4)
+    rows = [training.references.rows(names, frame) for names in (clip, old)]
+    apart = [(s.pose[:, :3] - training.references.poses[r][:, :3]).norm(dim=-1) for s, r in ((state, rows[0]), (plain, rows[1]))]
+    torch.testing.assert_close(*apart, rtol=0, atol=1e-5)
+    states, targets = training._steps(64, 2)
+    assert states.pose.shape == (64, 3, 36) and targets.shape == (64, 2, 29)
+    assert torch.equal(tracking(model, walk, mirror=False)._flip(50), torch.zeros(50, dtype=torch.bool))
+
+
+def test_a_training_begins_with_another_ones_networks(model: mujoco.MjModel, walk: References) -> None:
+    first, second = tracking(model, walk), tracking(model, walk, seed=1)
+    list(first.run())
+    second.take_over(first.state_dict())
+    same = zip(first.weights().values(), second.weights().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+    scales = second.tracker.inputs.mean.clone()
+    next(iter(second.run()))
+    assert torch.equal(second.tracker.inputs.mean, scales)
+    with pytest.raises(ValueError, match="^start: holds networks of other sizes"):
+        tracking(model, walk, world_hidden=(8,)).take_over(first.state_dict())
