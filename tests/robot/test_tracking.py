@@ -204,7 +204,10 @@ def test_what_is_learned_on_one_side_is_learned_on_the_other(model: mujoco.MjMod
     flipped = (state.pose != plain.pose).any(-1)
     assert 15 < int(flipped.sum()) < 49 and torch.equal(frame, at) and torch.equal(clip, (old + 2 * flipped) % 4)
     rows = [training.references.rows(names, frame) for names in (clip, old)]
-    apart = [(s.pose[:, :3] - training.references.poses[r][:, :3]).norm(dim=-1) for s, r in ((state, rows[0]), (plain, rows[1]))]
+    apart = [
+        (s.pose[:, :3] - training.references.poses[r][:, :3]).norm(dim=-1)
+        for s, r in ((state, rows[0]), (plain, rows[1]))
+    ]
     torch.testing.assert_close(*apart, rtol=0, atol=1e-5)
     states, targets = training._steps(64, 2)
     assert states.pose.shape == (64, 3, 36) and targets.shape == (64, 2, 29)
