@@ -58,7 +58,7 @@ class EvalOptions:
     """m/s of pushes every two seconds, on the training clips."""
     repeats: int = 4
     """Robots for each velocity and each prompt."""
-    guidance: float = Pilot.guidance
+    guidance: float | None = None
     """As for daps robot play."""
     temperature: float = Pilot.temperature
     """As for daps robot play."""

@@ -13,6 +13,8 @@ from daps.robot.labels import Command
 from daps.robot.planner import Conditions, Planner
 from daps.robot.stream import stitched
 
+WITH_VELOCITY, SENTENCE_ALONE = 1.5, 2.5  # guidance
+
 
 @dataclass(frozen=True)
 class Orders:
@@ -30,8 +32,9 @@ class Pilot:
 
     planner: Planner
     tokenizer: Autoencoder
-    guidance: float = 1.5
-    """How closely plans follow sentence and velocity; 1 draws from the policy itself."""
+    guidance: float | None = None
+    """How closely plans follow sentence and velocity; 1 draws from the policy itself. None: 1.5 where a velocity is
+    asked for, 2.5 where a sentence stands alone."""
     temperature: float = 0.8
     """1 draws plans as the policy has them, 0 takes the likeliest symbols."""
 
@@ -48,7 +51,12 @@ class Pilot:
         """
         before = pose_features(past)
         conditions = Conditions.of(before.float(), orders.text, orders.commands)
-        codes = self.planner.plan(conditions, self.guidance, self.temperature, generator)
+        guidance = self.guidance
+        if (
+            guidance is None
+        ):  # a velocity overdone is another velocity, and hard to keep up with; a dance only dances more
+            guidance = SENTENCE_ALONE if orders.commands is None else WITH_VELOCITY
+        codes = self.planner.plan(conditions, guidance, self.temperature, generator)
         window = self.tokenizer.decode(codes.to(self.tokenizer.device)).mean.cpu().to(past.dtype)
         features = stitched(before, window)
         return feature_poses(features, next_start(before, pose_start(past[:, 0]))), codes

@@ -52,8 +52,9 @@ class PlayOptions:
     codes: bool = False
     """Torques from codes, without a look at the frames that they stand for."""
     model: Annotated[Path | None, MODEL] = None
-    guidance: float = Pilot.guidance
-    """How closely plans follow sentence and velocity; 1 draws from the policy itself."""
+    guidance: float | None = None
+    """How closely plans follow sentence and velocity; 1 draws from the policy itself; 1.5 with a velocity and 2.5
+    without if left out."""
     temperature: float = Pilot.temperature
     """1 draws plans as the policy has them, 0 takes the likeliest symbols."""
     loop: LoopConfig = LoopConfig()

@@ -22,8 +22,8 @@ class FakePlanner(Planner):
         torch.nn.Module.__init__(self)
         self.rest = pose_features(torch.from_numpy(gait(0, 2))).float()
 
-    def plan(self, conditions: Conditions, *_: object) -> Tensor:  # type: ignore[override]
-        self.asked = conditions
+    def plan(self, conditions: Conditions, guidance: float, *_: object) -> Tensor:  # type: ignore[override]
+        self.asked, self.guidance = conditions, guidance
         return torch.zeros(len(conditions.past), 1, dtype=torch.long)
 
 
@@ -52,8 +52,12 @@ def test_a_plan_of_what_was_done_continues_it() -> None:
     asked = made.planner.asked  # type: ignore[attr-defined]
     torch.testing.assert_close(asked.command, torch.tensor([[0.5, 0.1, -0.2]]))
     assert asked.has_text.all() and asked.has_command.all()
+    assert made.planner.guidance == 1.5  # type: ignore[attr-defined]
     made.plan(walk[None, :2], Orders(None, None))
     assert not made.planner.asked.has_text.any()  # type: ignore[attr-defined]
+    assert made.planner.guidance == 2.5  # type: ignore[attr-defined]
+    Pilot(made.planner, Walker(), guidance=3.0).plan(walk[None, :2], orders)
+    assert made.planner.guidance == 3.0  # type: ignore[attr-defined]
     rest = made.rest(3)
     assert rest.shape == (3, 2, 36) and float(rest[:, 0, :2].abs().max()) == 0
 
