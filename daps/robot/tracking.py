@@ -19,6 +19,7 @@ from daps import rotation
 from daps.mirror import mirrored_joints
 from daps.motion import ROOT
 from daps.precision import Scoring, score_precision
+from daps.robot.difficulty import Difficulty
 from daps.robot.reference import References
 from daps.robot.simulation import Simulation
 from daps.robot.tracker import Tracker, TrackerConfig, tracking_cost
@@ -49,6 +50,8 @@ class TrackingConfig:
     """Of the noise, from one control step to the next."""
     mirror: bool = True
     """Whether the robot also follows every motion as a mirror shows it, and learns from what it did as mirrored."""
+    hard: float = 0.5
+    """Share of the starts that are just before places where robots lose their motion, as often as they do there."""
     push: float = 0.3
     """Deviation of the blows that a tenth of the robots get at the start of a segment, m/s."""
     world_hidden: tuple[int, ...] = (512, 512, 512)
@@ -79,8 +82,9 @@ class TrackingConfig:
         for name in ("samples", "robots", "segment", "capacity", "foresight", "horizon", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"tracking.{name}: must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.light <= 1:
-            raise ValueError(f"tracking.light: a share in [0, 1], got {self.light:g}")
+        for name in ("light", "hard"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"tracking.{name}: a share in [0, 1], got {getattr(self, name):g}")
         if self.foresight > self.segment:
             raise ValueError(
                 f"tracking.foresight: a segment holds {self.segment} steps, got {self.foresight}; lengthen segments"
@@ -169,6 +173,7 @@ class Tracking:
         }
         self.buffer = Buffer(max(config.capacity, config.robots), config.segment, model.nq)
         self.starts = self.references.starting_points(config.segment)
+        self.difficulty = Difficulty(references.lengths)  # a motion and its mirror image are as hard as one another
         self.clip, self.frame = torch.zeros(2, config.robots, dtype=torch.long)
         self.noise = torch.zeros(config.robots, model.nu)
         self.round, self.new = 0, True
@@ -203,8 +208,14 @@ class Tracking:
     def restart(self, which: Bool[Tensor, " N"]) -> None:
         """Puts robots on their references somewhere in the motions."""
         rows = which.nonzero().squeeze(-1)
-        drawn = self.starts[torch.randint(len(self.starts), (len(rows),), generator=self.generator)]
-        self.clip[rows], self.frame[rows] = drawn.unbind(-1)
+        if not len(rows):
+            return
+        clip, frame = self.starts[torch.randint(len(self.starts), (len(rows),), generator=self.generator)].unbind(-1)
+        hard = torch.rand(len(rows), generator=self.generator) < self.config.hard
+        own, there = self.difficulty.draw(len(rows), self.generator)
+        there = torch.minimum(there, (self.difficulty.lengths[own] - self.config.segment - 1).clamp_min(0))
+        own = torch.where(self._flip(len(rows)), own + len(self.difficulty.lengths), own)
+        self.clip[rows], self.frame[rows] = torch.where(hard, own, clip), torch.where(hard, there, frame)
         at = self.references.rows(self.clip[rows], self.frame[rows])
         self.simulation.reset(
             rows.numpy(), self.references.poses[at].double().numpy(), self.references.velocities[at].double().numpy()
@@ -237,6 +248,7 @@ class Tracking:
         fallen = lost(states[-1], State(self.references.poses[at], self.references.velocities[at]))
         ended = self.frame + config.segment >= self.references.lengths[self.clip]
         broken = ~torch.isfinite(states[-1].pose).all(-1)
+        self.difficulty.observe(self.clip % len(self.difficulty.lengths), self.frame, fallen | broken)
         self.restart(fallen | ended | broken)
         return {"lost": float(fallen.float().mean())}
 
@@ -299,6 +311,7 @@ class Tracking:
             "generator": self.generator.get_state(),
             "buffer": dict(vars(self.buffer)),
             "robots": (torch.from_numpy(self.simulation.state()), self.clip, self.frame, self.noise),
+            "difficulty": (self.difficulty.falls, self.difficulty.visits),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -310,6 +323,7 @@ class Tracking:
             optimizer.load_state_dict(saved["optimizers"][name])
         self.generator.set_state(saved["generator"])
         vars(self.buffer).update(saved["buffer"])
+        self.difficulty.falls, self.difficulty.visits = saved["difficulty"]
         robots, self.clip, self.frame, self.noise = saved["robots"]
         self.simulation.restore(robots.numpy())
 
