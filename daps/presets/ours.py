@@ -25,6 +25,8 @@ def local_methods(
     samples: int = 4,
     beta_last: float = 0.01,
     wide: dict[str, Any] | None = None,
+    fullness: float = 6.0,
+    revival: float = 0.1,
 ) -> dict[str, Variant]:
     """DAPS and its rivals where the decoder is local.
 
@@ -32,12 +34,15 @@ def local_methods(
         levels: of FSQ.
         samples, beta_last: of DAPS, and of all that draw samples.
         wide: networks of the deterministic encoders, which need no output per symbol; those of the preset if None.
+        fullness, revival: of DAPS; on motion, whose codebooks fill by themselves, a large reward costs quality.
     """
     drawn: dict[str, Any] = {"samples": samples, "trained": 1, "beta_first": 1.0, "beta_last": beta_last}
     local: dict[str, Any] = drawn | {"credit": "local"}
     relaxed: dict[str, Any] = {"beta_first": 1.0, "beta_last": beta_last, "temperature_last": 0.5}
     nets = wide or {}
-    policy = DAPSConfig(**local, ess_fraction=0.5, fullness=6.0, revival=0.1, decoder_samples="drawn", centred=True)
+    policy = DAPSConfig(
+        **local, ess_fraction=0.5, fullness=fullness, revival=revival, decoder_samples="drawn", centred=True
+    )
     return {
         "daps": Variant(policy),
         "gumbel": Variant(GumbelConfig(**relaxed)),
@@ -159,7 +164,7 @@ OURS: dict[str, Preset] = {
                           encoder_kind="parallel", aligned=True, structure="lattice", decoder_kind="conv", hidden=(64,),
                           variance=(0.01, 1.0)),
         train=TrainConfig(steps=800, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.05),
-        methods=local_methods((8, 8), samples=8),
+        methods=local_methods((8, 8), samples=8, fullness=1.0, revival=0.0),
     ),
     "lafan1": Preset(
         about="LAFAN1 on the Unitree G1, 32 frames as 64 tokens of 1024 symbols (640 bits), tuned for time to quality",
@@ -168,7 +173,7 @@ OURS: dict[str, Preset] = {
                           encoder_kind="parallel", aligned=True, structure="lattice", decoder_kind="conv",
                           hidden=(128,), decoder_layers=1, variance=(0.02, 1.0)),
         train=TrainConfig(steps=20_000, batch_size=32, optimizer="muon", learning_rate=3e-3, learning_rate_decay=0.1),
-        methods=local_methods((4, 4, 4, 4, 4), wide=parallel((64,), 2, 6, 1024)),
+        methods=local_methods((4, 4, 4, 4, 4), wide=parallel((64,), 2, 6, 1024), fullness=1.0, revival=0.0),
     ),
 }
 # fmt: on
