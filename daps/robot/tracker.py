@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from daps import rotation
+from daps.mirror import mirrored_joints
 from daps.motion import ROOT
 from daps.robot.reference import Plan, References
 from daps.robot.world import Normaliser, State, perceptron
@@ -22,6 +23,8 @@ class TrackerConfig:
     """Frames of the reference that the policy sees, in control steps from now."""
     residual: float = 0.3
     """What an output of 1 adds to the angles of the reference, rad."""
+    symmetric: bool = True
+    """Whether, once trained, it takes the mean of what it would do and of what it would do in a mirror, mirrored."""
 
     def __post_init__(self) -> None:
         if not self.lookahead or min(self.lookahead) < 1:
@@ -64,7 +67,14 @@ class Tracker(nn.Module):
         return torch.cat((state.felt(), *steps), -1)
 
     def forward(self, state: State, goals: State) -> Float[Tensor, "*N J"]:
-        """Target angles, rad."""
+        """Target angles, rad; in evaluation mode those of a symmetric policy."""
+        targets = self._targets(state, goals)
+        if self.training or not self.config.symmetric:
+            return targets
+        every = [torch.ones(part.pose.shape[:-1], dtype=torch.bool) for part in (state, goals)]
+        return (targets + mirrored_joints(self._targets(state.mirrored(every[0]), goals.mirrored(every[1])))) / 2
+
+    def _targets(self, state: State, goals: State) -> Float[Tensor, "*N J"]:
         residual = self.config.residual * self.net(self.inputs(self.observe(state, goals)))
         return goals.pose[..., 0, ROOT:] + residual
 

@@ -9,8 +9,9 @@ import mujoco
 import pytest
 import torch
 
+from builders import normal
 from daps.data.gait import gait
-from daps.mirror import mirrored_poses
+from daps.mirror import mirrored_joints, mirrored_poses
 from daps.robot.model import build
 from daps.robot.reference import References
 from daps.robot.tracker import Tracker, TrackerConfig, goal_features, tracking_cost
@@ -225,3 +226,19 @@ def test_a_training_begins_with_another_ones_networks(model: mujoco.MjModel, wal
     assert torch.equal(second.tracker.inputs.mean, scales)
     with pytest.raises(ValueError, match="^start: holds networks of other sizes"):
         tracking(model, walk, world_hidden=(8,)).take_over(first.state_dict())
+
+
+def test_a_trained_tracker_does_in_a_mirror_what_it_does(walk: References) -> None:
+    """Mirrored states and goals, mirrored targets, however the network came out; the mean of both sides."""
+    torch.manual_seed(0)
+    tracker = Tracker(29, TrackerConfig((16,), (1, 3)))
+    both, yes = walk.with_mirror(), torch.ones(5, dtype=torch.bool)
+    clip, frame = torch.zeros(5, dtype=torch.long), torch.arange(5) * 7
+    at = walk.rows(clip, frame)
+    state = State(walk.poses[at] + 0.01 * normal(5, 36).float(), walk.velocities[at])
+    goals, twins = tracker.goals(both, clip, frame), tracker.goals(both, clip + 2, frame)
+    raw, raw_twin = tracker(state, goals), tracker(state.mirrored(yes), twins)
+    assert (mirrored_joints(raw_twin) - raw).abs().max() > 1e-3
+    tracker.eval()
+    torch.testing.assert_close(tracker(state, goals), (raw + mirrored_joints(raw_twin)) / 2)
+    torch.testing.assert_close(mirrored_joints(tracker(state.mirrored(yes), twins)), tracker(state, goals))
