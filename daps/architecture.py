@@ -109,10 +109,12 @@ class Architecture:
     def parallel_trunk(self) -> Trunk:
         """A trunk that can feed one token per patch."""
         if math.prod(self.patches) != self.num_tokens:
-            who = "an aligned" if self.encoder_kind == "autoregressive" else "a parallel"
+            who, other = "a parallel", ""
+            if self.encoder_kind == "autoregressive":
+                who, other = "an aligned", ", or set nets.aligned to false"
             raise ValueError(
                 f"nets.patches: {who} encoder needs one patch per token, got {self.patches} patches for "
-                f"nets.num_tokens = {self.num_tokens}; make their product equal"
+                f"nets.num_tokens = {self.num_tokens}; make their product equal{other}"
             )
         return self.trunk()
 

@@ -164,8 +164,11 @@ ERRORS = {
     "invalid choice 'guess'.*'solve', 'gradient'": "train digits --method.eta guess",
     "nets.heads: must divide nets.width": "train digits --nets.heads 5",
     r"method.levels.*make 15 symbols, but nets.vocab_size is 16": "train digits --method fsq --method.levels 3 5",
-    "nets.patches: a 3 x 3 grid does not divide 8 x 8": (
+    "aligned encoder needs one patch per token, got .3, 3. .*or set nets.aligned to false": (
         "train digits --nets.encoder-kind autoregressive --nets.patches 3 3"
+    ),
+    "nets.patches: a 3 x 3 grid does not divide 8 x 8": (
+        "train digits --nets.encoder-kind autoregressive --nets.no-aligned --nets.patches 3 3"
     ),
     "device: must be auto, cpu, cuda, cuda:N or mps, got 'cuda:7x'": "train digits --device cuda:7x",
     "device: cuda:99 is not available": "train digits --device cuda:99",
