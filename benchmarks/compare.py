@@ -3,14 +3,15 @@
     python benchmarks/compare.py STUDY DATA [--only METHOD ...] [--seeds 0 1 2] [--seconds S | --steps N]
                                  [--runs runs/compare] [--device auto] [--robot MJCF] [--collect]
 
-    mnist        all methods, 167 seconds each: what the authors' FSQ took for 5,000 steps (one core, measured)
+    mnist        all methods, DAPS and Gumbel-softmax with either encoder, FSQ also of 64 bits; 167 seconds each: what
+                 the authors' FSQ took for 5,000 steps (one core, measured)
     mnist-long   DAPS, FSQ and VQ-VAE for half an hour, with more weight decay than the preset has
     cifar10      DAPS with either encoder, FSQ, VQ-VAE, Gumbel-softmax, 450 seconds each
-    imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures; also Frechet distances and top-1
-                 agreement by EfficientNet-Lite0
+    imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures
     lafan1       DAPS, FSQ, VQ-VAE; --robot adds errors in millimetres
 
-Seconds are of processor time on a CPU (one thread each) and of the clock on a GPU. Finished runs are kept and stopped
+Of colour pictures also Frechet distances and top-1 agreement by EfficientNet-Lite0. Seconds are of processor time on a
+CPU (one thread each) and of the clock on a GPU. Finished runs are kept and stopped
 ones continue; `--only` and `--seeds` choose what to train now, and what is finished is collected: a row per run into
 docs/results/compare_STUDY.json, curves, reconstructions and codebook use into docs/pictures/compare_STUDY*.png.
 """
@@ -30,7 +31,7 @@ from daps.evaluate import Protocol
 from daps.features import FeatureConfig
 from daps.run import Run, write_json
 
-AUTOREGRESSIVE = "daps --nets.encoder-kind autoregressive --method.trained 0"
+AUTOREGRESSIVE = "--nets.encoder-kind autoregressive"
 DECAY = "--train.weight-decay 0.05"
 
 
@@ -48,9 +49,12 @@ class Study:
 
 # fmt: off
 STUDIES = {
-    "mnist": Study("mnist", tuple("daps vqvae fsq lfq bsq gumbel grmck rloo vimco rws ppo".split()), 167),
+    "mnist": Study("mnist", (*"daps vqvae fsq lfq bsq gumbel grmck rloo vimco rws ppo".split(),
+                             f"daps {AUTOREGRESSIVE} --method.no-centred", f"gumbel {AUTOREGRESSIVE}",
+                             "fsq --method.levels 4 4 4 4 --nets.vocab-size 256"), 167),
     "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 1_800),
-    "cifar10": Study("cifar10", ("daps", AUTOREGRESSIVE, "vqvae", "fsq", "gumbel"), 450),
+    "cifar10": Study("cifar10", ("daps", f"daps {AUTOREGRESSIVE} --method.trained 0", "vqvae", "fsq", "gumbel"), 450,
+                     FeatureConfig(("efficientnet",))),
     "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2,
                          ("--runtime.eval-size", "50")),  # validations on the way, which would cost more than the steps
     "lafan1": Study("lafan1", ("daps", "fsq", "vqvae"), 600),
@@ -73,11 +77,13 @@ def finished(study: Study, runs: Path) -> tuple[tuple[Contestant, ...], tuple[in
 
 
 def curves(runs: dict[str, list[Run]], path: Path, title: str) -> None:
-    """Validation PSNR against steps and against seconds of training: a line per run, a colour per method."""
+    """Validation PSNR against steps and against seconds: a line per run, a colour per method."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
-    for axis, clock, label in zip(axes, ("step", "seconds"), ("steps", "seconds of training"), strict=True):
+    labels = ("steps", "seconds of training (of processor time, on a CPU)")
+    for axis, clock, label in zip(axes, ("step", "seconds"), labels, strict=True):
         for number, (name, mine) in enumerate(runs.items()):
             for run in mine:
                 rows = _validations([run])
@@ -86,6 +92,7 @@ def curves(runs: dict[str, list[Run]], path: Path, title: str) -> None:
                 style = {"color": f"C{number % 10}", "linestyle": ("-", "--")[number // 10], "linewidth": 1.2}
                 axis.plot(x, [row["val_psnr"] for row in rows], label=name if run is mine[0] else None, **style)
         axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("validation PSNR, dB")
     axes[0].set_ylim(

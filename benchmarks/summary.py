@@ -18,18 +18,17 @@ FILES = {
     "imagenet256": ("imagenet256",),
     "lafan1": ("lafan1",),
 }
-METHODS = {"daps": "DAPS, parallel", "fsq": "FSQ", "vqvae": "VQ-VAE", "gumbel": "Gumbel-softmax, parallel"}
+METHODS = {"daps": "DAPS, {}", "fsq": "FSQ", "vqvae": "VQ-VAE", "gumbel": "Gumbel-softmax, {}", "grmck": "GR-MCK, {}"}
 
 
 def kind(label: str) -> str | None:
     """What the paper calls the method of a row; None for one that it does not have."""
-    if "autoregressive" in label:
-        return "DAPS, autoregressive" if label.startswith("daps") else None
-    return METHODS.get(label.split()[0])
+    name = METHODS.get(label.split()[0])
+    return name and name.format("autoregressive" if "autoregressive" in label else "parallel")
 
 
 def lines(paper: dict[str, Any], data: str) -> list[str]:
-    """A line per method of the paper's that was trained here; the longest training of each."""
+    """A line per method of the paper's, with the longest training here, if there is one."""
     found: dict[str, tuple[str, list[dict[str, Any]]]] = {}
     for name in FILES[data]:
         path = RESULTS / f"compare_{name}.json"
@@ -40,15 +39,21 @@ def lines(paper: dict[str, Any], data: str) -> list[str]:
     trained = paper["training"][data]
     made = []
     for method, figures in paper["psnr"].items():
+        if figures[data] is None:
+            continue
+        nats = paper["beta_elbo"].get(data, {}).get(method)
+        theirs = f"| {NAMES[data]} | {method} | {figures[data]:.2f} | {'' if nats is None else f'{nats:.2f}'} |"
         if method not in found:
+            made.append(f"{theirs} not run | | | | | | |")
             continue
         name, rows = found[method]
+        ours_nats = _mean([row["beta_elbo"] for row in rows]) if data in paper["beta_elbo"] else ""
         seconds = [row["gpu_s"] if row["cpu_s"] is None else row["cpu_s"] for row in rows]
         share = fmean(r["steps"] * r["batch_size"] for r in rows) / (trained["steps"] * trained["batch_size"])
         ours = " | ".join(_mean([row[key] for row in rows]) for key in ("psnr", "psnr_greedy"))
         made.append(
-            f"| {NAMES[data]} | {method} | {figures[data]:.2f} | {ours} | {share:.2%} | {fmean(seconds):,.0f} | "
-            f"{len(rows)} | [{name}](docs/results/compare_{name}.json) |"
+            f"{theirs} {ours} | {ours_nats} | {share:.2%} | {fmean(seconds):,.0f} | {len(rows)} | "
+            f"[{name}](docs/results/compare_{name}.json) |"
         )
     return made
 
@@ -56,7 +61,8 @@ def lines(paper: dict[str, Any], data: str) -> list[str]:
 def table() -> str:
     """Markdown."""
     paper = json.loads((RESULTS / "paper.json").read_text())
-    head = "data, bits | method | paper, dB | ours, dB | greedy | of its data | CPU-s | seeds | rows".split(" | ")
+    paper_has, ours = "data, bits | method | paper, dB | beta-ELBO", "ours, dB | greedy | beta-ELBO"
+    head = f"{paper_has} | {ours} | of its data | CPU-s | seeds | rows".split(" | ")
     return "\n".join(
         [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(line for data in NAMES for line in lines(paper, data))]
     )

@@ -301,7 +301,7 @@ USAGE = """usage: daps COMMAND ...
   report RUN [RUN ...]            one HTML page with pictures
   encode RUN INPUT -o CODES.npz   array file, picture, clip of motion, or a folder of these -> integer codes
   decode RUN CODES.npz -o OUT     integer codes -> array file, picture, clip of motion, or a folder of these
-  robot track | trial             a humanoid in simulation that follows motion (extra: robot)
+  robot play | train | eval ...   a humanoid in simulation, told what to do by a sentence and a velocity (extra: robot)
 
 'daps COMMAND --help' lists the options of a command; set DAPS_DEBUG=1 to see where an error came from"""
 

@@ -18,7 +18,7 @@ from daps import plots, report
 from daps.atomic import replacing
 from daps.entries import Entry, parameters, read_entries
 from daps.evaluate import Protocol, evaluate_run
-from daps.features import FeatureConfig
+from daps.features import FIGURES, FeatureConfig
 from daps.motion_metrics import UNITS
 from daps.presets import preset
 from daps.run import Run, portable_command, write_json
@@ -195,7 +195,7 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
     config, figures, environment = run.config(), run.read_json("evaluation.json"), run.read_json("environment.json")
     last: dict[str, Any] = next((row for row in reversed(run.metrics()) if "loss" in row), {})
     train, stochastic, greedy = config.train, figures["stochastic"], figures["greedy"]
-    features = (figures.get("features") or {}).get("stochastic", {})
+    distances = figures.get("features") or {"stochastic": {}, "greedy": {}}
     motion = figures.get("motion") or {"stochastic": {}, "greedy": {}}
     on_cpu = environment["device"] == "cpu"
     sequences = train.batch_size * config.method.sequences * config.nets.num_tokens
@@ -220,9 +220,9 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
         "psnr_greedy": greedy["psnr"],
         "ssim": stochastic["ssim"],
         "ssim_greedy": greedy["ssim"],
-        "rfid": features.get("rfid"),
-        "frechet_efficientnet_lite0": features.get("frechet_efficientnet_lite0"),
-        "top1_agreement_efficientnet_lite0": features.get("top1_agreement_efficientnet_lite0"),
+        "bits_per_dim": figures["bits_per_dim"],
+        **{name: distances["stochastic"].get(name) for name in FIGURES},
+        **{f"{name}_greedy": distances["greedy"].get(name) for name in FIGURES},
         **{name: motion["stochastic"].get(name) for name in UNITS},
         **{f"{name}_greedy": motion["greedy"].get(name) for name in UNITS},
         "nominal_bits": figures["nominal_bits"],
@@ -234,6 +234,7 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
         "perplexity_per_position_greedy": fmean(greedy["perplexity_per_position"]),
         "split": figures["split"],
         "n": figures["n"],
+        "protocol": figures.get("protocol"),
         "device": environment["processor"] if on_cpu else environment["device"],
         "command": portable_command(environment["command"]),
         "commit": environment["commit"],
@@ -249,6 +250,8 @@ def per_step(row: dict[str, Any]) -> float | None:
 Column = tuple[str, Callable[[dict[str, Any]], Any], str]
 COLUMNS: tuple[Column, ...] = (
     ("steps", lambda r: r["steps"], ",.0f"),
+    ("CPU-s", lambda r: r["cpu_s"], ",.0f"),
+    ("GPU-s", lambda r: r["gpu_s"], ",.0f"),
     ("ms a step", per_step, ",.1f"),
     ("peak MB", lambda r: r["peak_mb"], ",.0f"),
     ("parameters", lambda r: r["params"], ",.0f"),
@@ -261,6 +264,8 @@ COLUMNS: tuple[Column, ...] = (
     ("rFID", lambda r: r["rfid"], ".1f"),
     ("Frechet, EfficientNet-Lite0", lambda r: r["frechet_efficientnet_lite0"], ".2f"),
     ("top-1 agreement", lambda r: r["top1_agreement_efficientnet_lite0"], ".0%"),
+    ("FID to statistics", lambda r: r.get("fid_to_statistics"), ".1f"),
+    ("LPIPS", lambda r: r.get("lpips"), ".3f"),
     ("joint RMS, rad", lambda r: r["joint_rms"], ".3f"),
     ("joint RMS greedy", lambda r: r["joint_rms_greedy"], ".3f"),
     ("MPJPE, mm", lambda r: r["mpjpe"], ".1f"),

@@ -1,6 +1,8 @@
 """Comparisons: what is trained, what is not trained again, and every figure from the file that it stands in."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from daps.cli import main
 from daps.compare import BETA, Contestant, Plan, compare, markdown, table
 from daps.evaluate import Protocol
+from daps.report import DASH
 from daps.run import Run, peak_memory, pick_device, portable_command
 
 
@@ -59,11 +62,11 @@ def row(method: str, seed: int, **figures: Any) -> dict[str, Any]:
 def test_the_table_holds_means_over_seeds_and_half_their_range() -> None:
     rows = [row("a", 0, psnr=10.0), row("a", 1, psnr=11.0), row("b", 0, psnr=9.0, cpu_s=None, gpu_s=2.0)]
     assert table(rows) == [
-        ["method", "seeds", "steps", "ms a step", "tokens sampled, M", "PSNR, dB"],
-        ["a", "2", "10", "50.0", "2.0", "10.50 ± 0.50"],
-        ["b", "1", "10", "200.0", "2.0", "9.00"],
+        ["method", "seeds", "steps", "CPU-s", "GPU-s", "ms a step", "tokens sampled, M", "PSNR, dB"],
+        ["a", "2", "10", "0", DASH, "50.0", "2.0", "10.50 ± 0.50"],
+        ["b", "1", "10", DASH, "2", "200.0", "2.0", "9.00"],
     ]
-    assert markdown(rows).splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
+    assert markdown(rows).splitlines()[1] == "| --- | --- | --- | --- | --- | --- | --- | --- |"
 
 
 def test_a_comparison_from_training_to_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,3 +124,18 @@ def test_memory_and_commands_are_recorded_without_the_machine() -> None:
         portable_command("daps train x --run /a/b --data.path '/c d' -q")
         == "daps train x --run RUN --data.path FOLDER -q"
     )
+
+
+def test_a_process_does_not_inherit_the_peak_of_its_parent() -> None:
+    """As getrusage tells it on Linux, a child has held what its parent held when it was begun."""
+    code = """
+import subprocess, sys
+big = b"x" * 1_500_000_000
+import torch
+from daps.run import peak_memory
+if len(sys.argv) < 2:
+    subprocess.run([sys.executable, "-c", "import torch; from daps.run import peak_memory; "
+                    "print(peak_memory(torch.device('cpu')))"], check=True)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "None" or float(found) < 1_400

@@ -1,7 +1,8 @@
 """The paper's presets (DAPS, ICLR 2026, appendix, and the settings that its code ships).
 
 "-na" (non-autoregressive) are the parallel encoders. Where the code ships several end values of beta we take the one of
-the published table, 0.01. PPO has rows for MNIST alone: the code ships no working ones for other data.
+the published table, 0.01. PPO has rows for MNIST alone: the code ships no working ones for other data. Ours has the
+mean of the K rewards as baseline where theirs learns one, and no penalty on the step (daps/methods/ppo.py).
 """
 
 from daps.architecture import Architecture
@@ -27,7 +28,8 @@ PAPER: dict[str, Preset] = {
                                       parallel((2, 4), 2, 6, 256)),
                  "grmck": Variant(GRMCKConfig(beta_first=0.5, beta_last=0.01, temperature_last=0.75,
                                               inner_samples=100)),
-                 "ppo": Variant(PPOConfig(samples=8, updates=2, clip=0.2, beta_first=1.0, beta_last=0.01)),
+                 "ppo": Variant(PPOConfig(samples=8, updates=2, clip=0.2, beta_first=1.0, beta_last=0.01,
+                                          normalised=False)),
                  "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
                                   parallel((2, 4), 2, 7, 256)),
                  "fsq": Variant(FSQConfig((8, 6, 5)), parallel((2, 4), 2, 7, 240))},

@@ -91,6 +91,18 @@ def test_zero_is_a_point_and_every_symbol_can_be_reached(lattice: Lattice) -> No
     assert torch.equal(lattice.symbols(quantise(lattice, z)), symbols)
 
 
+@pytest.mark.parametrize("levels", [(8, 6, 5), (3, 5, 7), (4, 4, 4, 4, 4)], ids=str)
+def test_codes_and_points_are_those_of_another_library(levels: tuple[int, ...]) -> None:
+    library = pytest.importorskip("vector_quantize_pytorch")
+    ours, theirs = Lattice(levels), library.FSQ(list(levels))
+    h = 2 * torch.randn(1, 500, len(levels), generator=torch.Generator().manual_seed(0))
+    points, codes = theirs(h)
+    assert torch.equal(codes[0].long(), ours.symbols(ours.place(h[0])))
+    torch.testing.assert_close(points[0], quantise(ours, h[0]), rtol=0, atol=1e-6)
+    everything = torch.arange(ours.size)
+    torch.testing.assert_close(theirs.indices_to_codes(everything[None])[0], ours.vectors(everything))
+
+
 @pytest.mark.parametrize("z", [1e4, -1e4, 50.0, -50.0])
 def test_the_ends_of_the_lattice_hold(lattice: Lattice, z: float) -> None:
     symbol = lattice.symbols(quantise(lattice, torch.full((1, lattice.dimensions), z)))
