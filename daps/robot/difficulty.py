@@ -36,7 +36,7 @@ class Difficulty:
         return (self.falls + self.prior * mean + 1e-6) / (self.visits + self.prior)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-        """Motions and frames to begin at: within the second before a place drawn in proportion to its falls."""
+        """Motions and frames to begin at: in a second drawn in proportion to its falls, or in the one before."""
         bins = torch.multinomial(self.rates(), count, replacement=True, generator=generator)
         clip = self.owner[bins]
         within = torch.randint(2 * self.second, (count,), generator=generator) - self.second

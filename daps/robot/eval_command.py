@@ -1,6 +1,7 @@
 """`daps robot eval`: the tables of a kit, and the rows that they are made of."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -75,6 +76,9 @@ def run_eval(arguments: Sequence[str]) -> None:
     for part in options.parts:
         if part not in PARTS:
             raise ValueError(f"parts: choose from {', '.join(PARTS)}, got {part!r}")
+    for name, least in (("trials", 1), ("repeats", 1), ("seconds", 2.0)):
+        if not least <= getattr(options, name) < math.inf:
+            raise ValueError(f"{name}: must be >= {least:g} and finite, got {getattr(options, name):g}")
     folder = options.kit or SHIPPED
     kit, model = load_kit(options.kit), build(options.model)
     sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"])

@@ -1,5 +1,6 @@
 """Pictures of the robot: MP4 without a display, and MuJoCo's viewer where there is one."""
 
+import importlib.util
 import os
 import sys
 import time
@@ -60,6 +61,18 @@ class Film:
         self.renderer.close()
 
 
+def check_film(path: Path) -> None:
+    """Whether a film can be written there, before the work.
+
+    Raises:
+        ValueError: another ending than .mp4, or imageio is missing.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"video: wants a name that ends in .mp4, got {path}; change the ending")
+    if not all(importlib.util.find_spec(name) for name in ("imageio", "imageio_ffmpeg")):  # the second writes MP4
+        raise ValueError('video: needs imageio and imageio-ffmpeg; pip install "daps-torch[robot]"')
+
+
 def write_film(
     path: Path, model: mujoco.MjModel, poses: Sequence[Tensor], rate: float, fps: float = 25.0, quality: int = 7
 ) -> None:
@@ -68,13 +81,9 @@ def write_film(
     Raises:
         ValueError: another ending than .mp4, no way to draw, or imageio is missing.
     """
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"video: wants a name that ends in .mp4, got {path}; change the ending")
-    try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # type: ignore[import-untyped]  # noqa: F401  what writes MP4
-    except ImportError:
-        raise ValueError('video: needs imageio and imageio-ffmpeg; pip install "daps-torch[robot]"') from None
+    check_film(path)
+    import imageio.v2 as imageio
+
     times = np.arange(0, len(poses) / rate, 1 / fps)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (

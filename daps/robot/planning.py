@@ -89,7 +89,7 @@ def planning_data(
     for name, poses in clips.items():
         features = pose_features(poses).float()
         for start in range(PAST, len(poses) - window + 1, stride):
-            past.append(features[start - PAST : start])
+            past.append(pose_features(poses[start - PAST : start]).float())  # as in use: what comes next is not known
             windows.append(features[start : start + window])
             command = measured(poses[start - 1 : start + window])
             commands.append((command.forward, command.left, command.turn))

@@ -42,9 +42,9 @@ class LoopConfig:
     """Plans go on from what the robot did, not from its reference."""
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.frames * RATE % FPS:
+        if not 3 <= self.frames <= 30 or self.frames * RATE % FPS:
             raise ValueError(
-                f"loop.frames: wants frames that are whole control steps, a multiple of 3, got {self.frames}; "
+                f"loop.frames: wants frames that are whole control steps, a multiple of 3 up to 30, got {self.frames}; "
                 "21 is 0.7 s"
             )
         for name in ("leash", "turn", "rise"):

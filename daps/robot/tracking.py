@@ -51,7 +51,7 @@ class TrackingConfig:
     mirror: bool = True
     """Whether the robot also follows every motion as a mirror shows it, and learns from what it did as mirrored."""
     hard: float = 0.5
-    """Share of the starts that are just before places where robots lose their motion, as often as they do there."""
+    """Share of the starts that are about where robots lose their motion, as often as they do there."""
     push: float = 0.3
     """Deviation of the blows that a tenth of the robots get at the start of a segment, m/s."""
     world_hidden: tuple[int, ...] = (512, 512, 512)
@@ -82,6 +82,11 @@ class TrackingConfig:
         for name in ("samples", "robots", "segment", "capacity", "foresight", "horizon", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"tracking.{name}: must be >= 1, got {getattr(self, name)}")
+        for name in ("noise", "push", "world_updates", "policy_updates", "clip"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"tracking.{name}: must be >= 0, got {getattr(self, name):g}")
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"tracking.memory: must lie in [0, 1), got {self.memory:g}; 0 makes the noise white")
         for name in ("light", "hard"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"tracking.{name}: a share in [0, 1], got {getattr(self, name):g}")

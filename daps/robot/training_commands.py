@@ -17,7 +17,7 @@ from daps.presets import preset
 from daps.robot.code_tracker import CodeTrackerConfig
 from daps.robot.distilling import Distilling, DistillingConfig
 from daps.robot.kit import CODES, PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer, load_tracker, pack
-from daps.robot.labels import label, measured
+from daps.robot.labels import kind_of, label, measured
 from daps.robot.material import decoded, read_clips, training_clips, with_mirror_images
 from daps.robot.model import build
 from daps.robot.pilot import Orders, Pilot
@@ -135,11 +135,14 @@ def run_train(arguments: Sequence[str]) -> None:
     options = parse(KitOptions, arguments, "daps robot train")
     reader = SentenceEncoder(options.sentences)
     build(options.model, light=True)  # complaints come before the work
+    for name in training_clips(options.clips, options.only):
+        kind_of(name)
     tokenizer, planner, tracker = (options.run / name for name in (TOKENIZER, PLANNER, TRACKER))
     options.run.mkdir(parents=True, exist_ok=True)
     print("tokenizer, stage 1 of 4")
     config = preset("lafan1", options.method)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(options.clips.resolve())))
+    data = dataclasses.replace(config.data, path=str(options.clips.resolve()), mirror=True)
+    config = dataclasses.replace(config, data=data)
     if options.steps is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=options.steps))
     splits = [load("lafan1", split, path=options.clips, mirror=config.data.mirror) for split in ("train", "validation")]

@@ -1,6 +1,7 @@
 """`daps robot play | trial`: the robot does what it is told, and how well it follows motion."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from tyro.conf import Positional, arg
 from daps.data.clips import find_clips
 from daps.kinematics import Kinematics
 from daps.options import parse
-from daps.robot.film import watch, write_film
+from daps.robot.film import check_film, watch, write_film
 from daps.robot.kit import CODES, SHIPPED, load_code_tracker, load_kit, load_tokenizer, load_tracker
 from daps.robot.labels import Command, kind_of
 from daps.robot.material import decoded, read_clips, training_clips
@@ -92,8 +93,16 @@ def run_play(arguments: Sequence[str]) -> None:
     options = parse(PlayOptions, arguments, "daps robot play")
     if options.velocity and options.waypoint:
         raise ValueError("velocity: way-points set it; pass --velocity or --waypoint, not both")
-    if not options.seconds > 0:
-        raise ValueError(f"seconds: must be > 0, got {options.seconds:g}")
+    if not 1 / RATE <= options.seconds < math.inf:
+        raise ValueError(f"seconds: must be >= {1 / RATE:g}, a control step, and finite, got {options.seconds:g}")
+    numbers = {"velocity": options.velocity or (), "waypoint": sum(options.waypoint, ())}
+    for name, given in numbers.items():
+        if not all(map(math.isfinite, given)):
+            raise ValueError(f"{name}: wants finite numbers, got {' '.join(map(str, given))}")
+    if not 0 < options.pace < math.inf:
+        raise ValueError(f"pace: must be > 0 and finite, got {options.pace:g}")
+    if options.video:
+        check_film(options.video)
     kit, model = load_kit(options.kit), build(options.model)
     text = kit.reader.encode([options.text])
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)

@@ -40,7 +40,7 @@ def test_what_was_learned_since_counts_more() -> None:
     assert float(difficulty.rates()[3]) == pytest.approx(0.8 / 8, rel=1e-3)
 
 
-def test_robots_begin_within_a_second_before_in_proportion() -> None:
+def test_robots_begin_in_the_same_second_or_the_one_before_in_proportion() -> None:
     difficulty = Difficulty(LENGTHS, memory=1.0, prior=0.0)
     for clip, frame, share in ((0, 0, 0.0), (0, 60, 0.6), (0, 119, 0.0), (1, 0, 0.0), (2, 0, 0.0), (2, 50, 0.2)):
         rounds(difficulty, 1, clip, frame, share)
