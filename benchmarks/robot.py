@@ -20,6 +20,7 @@ TRACKER = (("success", "success", ".0%"), ("seconds", "s", ".1f"), ("mpjpe", "MP
            ("mpjpe_global", "global, mm", ".0f"), ("joint_error", "joints, rad", ".3f"),
            ("com_velocity_error", "COM velocity, m/s", ".2f"), ("power", "power, W", ".0f"))  # fmt: skip
 LOOP = {"velocity_error": ("mean error of the velocity", "{:.2f} m/s"),
+        "turn_error": ("mean error of the yaw rate", "{:.2f} rad/s"),
         "falls_per_minute": ("falls a minute", "{:.2f}"),
         "recognised_as_dance": ("windows recognised as dance", "{:.0%}"),
         "accuracy": ("accuracy on real windows", "{:.0%}"),

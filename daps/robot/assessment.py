@@ -15,9 +15,9 @@ from daps.kinematics import Kinematics
 from daps.motion import pose_features
 from daps.motion_metrics import feature_errors
 from daps.robot.code_tracker import CodeTracker
-from daps.robot.following import Recogniser, at_30_hz, falls_per_minute, velocity_errors
+from daps.robot.following import Recogniser, at_30_hz, falls_per_minute, turn_errors, velocity_errors
 from daps.robot.kit import Kit
-from daps.robot.labels import Command
+from daps.robot.labels import Command, kind_of
 from daps.robot.pilot import Orders, Pilot
 from daps.robot.play import Loop, LoopConfig, Recording
 from daps.robot.reference import References
@@ -68,16 +68,20 @@ def tracker_outcomes(
     seed: int,
     threads: int = 1,
 ) -> list[tuple[str, Outcome]]:
-    """Outcomes of trials on sets of clips, also with pushes."""
+    """Outcomes of trials on sets of clips for each speed of pushes, m/s; without any (0) also kind by kind."""
     outcomes = []
     for name, clips in motions.items():
         references = References.of(clips)
         starts = spread_starts(references, trials, seconds, seed)
-        for push in (0.0, *pushes):
+        for push in pushes:
             title = f"{name}, pushes of {push:g} m/s" if push else name
             blows = Blows(push) if push else None
-            outcome = try_out(model, kinematics, kit.tracker, references, starts, seconds, blows, threads, seed)
-            outcomes.append((title, outcome))
+            tally = try_out(model, kinematics, kit.tracker, references, starts, seconds, blows, threads, seed)
+            outcomes.append((title, tally.outcome()))
+            if not push and len({kind_of(clip) for clip in clips}) > 1:
+                kinds = [kind_of(references.names[clip]) for clip in starts[:, 0].tolist()]
+                groups = {kind: torch.tensor([each == kind for each in kinds]) for kind in sorted(set(kinds))}
+                outcomes += [(f"{title}: {kind}", tally.outcome(mine)) for kind, mine in groups.items()]
     return outcomes
 
 
@@ -100,7 +104,7 @@ def plan_outcomes(
         for face, policy in (("frames", kit.tracker), ("codes", codes)):
             if policy is not None:
                 given = (model, kinematics, policy, retelling, trials, seconds, loop, threads, seed)
-                outcomes.append((f"{name}, plan by plan, from {face}", try_plans(*given)))
+                outcomes.append((f"{name}, plan by plan, from {face}", try_plans(*given).outcome()))
     return outcomes
 
 
@@ -151,11 +155,12 @@ def command_rows(
             continue
         commands = [Command(speed, 0.0, turn) for speed, turn in product(speeds, turns)] * repeats
         recording = act(kit, model, [prompt] * len(commands), commands, seconds, pilot, loop, seed)
-        errors = velocity_errors(recording, commands)
+        errors, turns_off = velocity_errors(recording, commands), turn_errors(recording, commands)
         known = errors[~errors.isnan()]
         at = f"{prompt}, grid of {len(speeds)} x {len(turns)}"
         rows += [
             Row("closed loop", at, "velocity_error", float(known.mean()), len(known), seed),
+            Row("closed loop", at, "turn_error", float(turns_off.nanmean()), len(known), seed),
             Row("closed loop", at, "falls_per_minute", falls_per_minute(recording), len(commands), seed),
         ]
         for speed in speeds:

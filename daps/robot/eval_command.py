@@ -106,13 +106,10 @@ def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips])
         for title, clips in sets.items():
             motions[f"{title}, decoded"] = decoded(clips, kit.tokenizer)
         trial = (options.trials, options.seconds)
-        outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (), options.seed, options.threads)
+        ends = (options.seed, options.threads)
+        outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (0.0,), *ends)
         pushed = {"training clips": sets["training clips"]}
-        if options.pushes:
-            again = tracker_outcomes(
-                kit, model, kinematics, pushed, *trial, options.pushes, options.seed, options.threads
-            )
-            outcomes += again[1:]
+        outcomes += tracker_outcomes(kit, model, kinematics, pushed, *trial, options.pushes, *ends)
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         plans = (codes, model, kinematics, sets, *trial, options.loop, options.seed, options.threads)
         outcomes += plan_outcomes(kit, *plans)
@@ -129,6 +126,11 @@ def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips])
             accuracy = recogniser.accuracy(sets["held-out clips"])
             count = sum(len(poses) // WINDOW for poses in sets["held-out clips"].values())
             rows.append(Row("recogniser", "held-out clips", "accuracy", accuracy, count, options.seed))
+            dances = {name: poses for name, poses in sets["held-out clips"].items() if kind_of(name) == "dance"}
+            if dances:
+                count = sum(len(poses) // WINDOW for poses in dances.values())
+                share = recogniser.accuracy(dances)
+                rows.append(Row("recogniser", "held-out dances", "recognised_as_dance", share, count, options.seed))
     if "latency" in options.parts:
         rows += latency_rows(kit, pilot)
     return rows

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
+from daps import rotation
 from daps.data.clips import WINDOW
-from daps.motion import FPS, pose_features
+from daps.motion import FPS, ROOT, pose_features
 from daps.robot.labels import Command, kind_of
 from daps.robot.play import Recording, heading_velocity
 from daps.robot.simulation import RATE
@@ -39,6 +40,18 @@ def velocity_errors(recording: Recording, commands: Sequence[Command], settled: 
     upright = recording.upright()[part].unflatten(0, (seconds, RATE)).all(1)
     wanted = own.new_tensor([(command.forward, command.left) for command in commands])
     errors = (own - wanted).norm(dim=-1)
+    return torch.where(upright, errors, torch.nan).nanmean(0)
+
+
+def turn_errors(recording: Recording, commands: Sequence[Command], settled: float = SETTLED) -> Float[Tensor, " N"]:
+    """|yaw rate - what was asked|, rad/s, a mean over each second as in velocity_errors."""
+    poses = torch.stack(recording.poses)
+    first = round(settled * RATE)
+    seconds = (len(poses) - 1 - first) // RATE
+    headings = rotation.heading(poses[first : first + seconds * RATE + 1, :, 3:ROOT])
+    rates = rotation.wrapped(headings.diff(dim=0)).unflatten(0, (seconds, RATE)).sum(1)
+    upright = recording.upright()[first : first + seconds * RATE].unflatten(0, (seconds, RATE)).all(1)
+    errors = (rates - rates.new_tensor([command.turn for command in commands])).abs()
     return torch.where(upright, errors, torch.nan).nanmean(0)
 
 

@@ -84,7 +84,7 @@ def try_out(
     blows: Blows | None = None,
     threads: int = 1,
     seed: int = 0,
-) -> Outcome:
+) -> "Tally":
     """Trials of a tracker on the motions given, all at once.
 
     Args:
@@ -118,7 +118,7 @@ def try_out(
         at = references.rows(clip, first + step + 1)
         tally.count(_state(simulation), State(references.poses[at], references.velocities[at]), feedback, com[:, step])
     simulation.close()
-    return tally.outcome()
+    return tally
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def try_plans(
     loop: LoopConfig | None = None,
     threads: int = 1,
     seed: int = 0,
-) -> Outcome:
+) -> "Tally":
     """Trials of a policy on clips that it gets as plans, window after window, as in the closed loop.
 
     Args:
@@ -170,7 +170,7 @@ def try_plans(
         goal = State(references.poses[at], references.velocities[at])
         tally.count(_state(simulation), goal, feedback, com[:, ahead])
     simulation.close()
-    return tally.outcome()
+    return tally
 
 
 class Tally:
@@ -195,12 +195,13 @@ class Tally:
         self.lived += counted
         self.step += 1
 
-    def outcome(self) -> Outcome:
-        """Of the trials so far."""
-        lived = self.lived
-        means = (self.sums / lived.clamp_min(1))[:, lived > 0].mean(-1).tolist()
+    def outcome(self, which: Bool[Tensor, " N"] | None = None) -> Outcome:
+        """Of the trials so far, or of some of them."""
+        rows = slice(None) if which is None else which
+        lived, length, sums = self.lived[rows], self.length[rows], self.sums[:, rows]
+        means = (sums / lived.clamp_min(1))[:, lived > 0].mean(-1).tolist()
         mpjpe, mpjpe_global, joints, com_velocity, power = means if bool(lived.any()) else [float("nan")] * 5
-        share, time = float((lived >= self.length).float().mean()), float(lived.mean()) / RATE
+        share, time = float((lived >= length).float().mean()), float(lived.mean()) / RATE
         return Outcome(share, time, mpjpe, mpjpe_global, joints, com_velocity, power, len(lived))
 
 

@@ -173,7 +173,7 @@ def run_trial(arguments: Sequence[str]) -> None:
             starts = spread_starts(references, options.trials, options.seconds, options.seed)
             blows = Blows(options.push) if options.push else None
             trial = (model, kinematics, tracker, references, starts, options.seconds, blows, options.threads)
-            outcomes.append((title, try_out(*trial, seed=options.seed)))
+            outcomes.append((title, try_out(*trial, seed=options.seed).outcome()))
     protocol = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in ("run", "clips")}
     protocol |= {"model": str(options.model or "mjlab"), "tokenizer": str(options.tokenizer or "")}
     rows = [{"clips": name, **outcome.rows()} for name, outcome in outcomes]

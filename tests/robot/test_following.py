@@ -7,7 +7,7 @@ import torch
 
 from daps import rotation
 from daps.data.gait import gait
-from daps.robot.following import Recogniser, at_30_hz, falls_per_minute, velocity_errors
+from daps.robot.following import Recogniser, at_30_hz, falls_per_minute, turn_errors, velocity_errors
 from daps.robot.labels import Command
 from daps.robot.play import Recording
 
@@ -41,6 +41,16 @@ def test_velocities_are_means_over_seconds_in_the_own_heading() -> None:
     assert errors[:2].tolist() == pytest.approx([0.0, 0.5], abs=1e-5) and bool(errors[2].isnan())
     with pytest.raises(ValueError, match="wants at least 3 s, got 1"):
         velocity_errors(recording(1, [0.0], (1, 0), {}), [Command(1.0)])
+
+
+def test_turns_are_means_over_seconds() -> None:
+    """A robot that turns at 0.5 rad/s, past pi, and sways; one that stands; one that falls before anything counts."""
+    made = recording(5, [3.0, 0.0, 0.0], (0.0, 0.0), {2: 2.5})
+    for step, pose in enumerate(made.poses):
+        turned = 3.0 + 0.5 * step / 50 + 0.2 * math.sin(2 * math.pi * step / 25)
+        pose[0, 3:7] = rotation.about_z(torch.tensor(turned))
+    errors = turn_errors(made, [Command(0.0, 0.0, 0.4), Command(0.0, 0.0, -0.3), Command(0.0)])
+    assert errors[:2].tolist() == pytest.approx([0.1, 0.3], abs=1e-4) and bool(errors[2].isnan())
 
 
 def test_falls_count_per_minute_on_the_feet() -> None:

@@ -69,7 +69,9 @@ def test_errors_are_those_of_a_robot_that_is_off_by_a_known_amount(
     monkeypatch.setattr(trial, "Simulation", Puppet)
     for name, value in (("references", walk), ("starts", starts), ("offset", offset)):
         monkeypatch.setattr(Puppet, name, value, raising=False)
-    outcome = try_out(build(stick, light=True), Kinematics.from_mjcf(stick), tracker, walk, starts, seconds=0.2)
+    outcome = try_out(
+        build(stick, light=True), Kinematics.from_mjcf(stick), tracker, walk, starts, seconds=0.2
+    ).outcome()
     assert (outcome.success, outcome.trials) == (success, 3)
     if not success:
         assert outcome.seconds == 0 and np.isnan(outcome.mpjpe)
@@ -96,10 +98,10 @@ def test_errors_are_those_of_a_robot_that_is_off_by_a_known_amount(
 def test_an_untrained_robot_loses_the_walk_in_physics(stick: Path, walk: References, tracker: Tracker) -> None:
     starts = spread_starts(walk, 6, 1.0, seed=0)
     args = build(stick, light=True), Kinematics.from_mjcf(stick), tracker, walk, starts
-    outcome = try_out(*args, seconds=1.0)
+    outcome = try_out(*args, seconds=1.0).outcome()
     assert outcome.success < 0.5 and 0.1 < outcome.seconds < 1.0 and outcome.power > 1
-    assert try_out(*args, seconds=1.0, threads=2) == outcome
-    hit = try_out(*args, seconds=1.0, blows=Blows(2.0, 0.2))
+    assert try_out(*args, seconds=1.0, threads=2).outcome() == outcome
+    hit = try_out(*args, seconds=1.0, blows=Blows(2.0, 0.2)).outcome()
     assert hit.seconds < outcome.seconds
 
 
@@ -144,12 +146,12 @@ def test_plans_in_a_row_are_followed_by_who_does_what_they_say(stick: Path, monk
     clips = {"a": torch.from_numpy(gait(0, 120)), "b": torch.from_numpy(gait(1, 70))}
     model, kinematics = build(stick, light=True), Kinematics.from_mjcf(stick)
     retelling, medium = Retelling(Perfect(), clips), Medium(29, TrackerConfig((8,), (1,)))
-    outcome = try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0)
+    outcome = try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0).outcome()
     assert outcome.success == 1 and outcome.seconds == 1 and outcome.mpjpe < 0.01 and outcome.joint_error < 1e-6
     monkeypatch.setattr(Obedient, "offset", 0.05)
-    outcome = try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0)
+    outcome = try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0).outcome()
     assert outcome.mpjpe_global == pytest.approx(50, abs=0.1) and outcome.mpjpe < 0.01
     monkeypatch.setattr(Obedient, "offset", 1.1)
-    assert try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0).success == 0
+    assert try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0).outcome().success == 0
     with pytest.raises(ValueError, match="wants a clip of 242 frames"):
-        try_plans(model, kinematics, medium, retelling, trials=3, seconds=7.0)
+        try_plans(model, kinematics, medium, retelling, trials=3, seconds=7.0).outcome()
