@@ -1,6 +1,7 @@
 """`daps robot plan | track | distil | train`: each stage of the training is a folder, all of them a kit."""
 
 import dataclasses
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from daps.robot.pilot import Orders, Pilot
 from daps.robot.planner import PlannerConfig
 from daps.robot.planning import PAST, Planning, PlanningConfig, planning_data
 from daps.robot.reference import References
-from daps.robot.stage import read_state, train_stage
+from daps.robot.stage import STATE, read_settings, read_state, train_stage
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder
 from daps.robot.tracker import TrackerConfig
 from daps.robot.tracking import Tracking, TrackingConfig
@@ -251,7 +252,13 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         motions |= imagined(pilot, clips, reader, options.imagined, options.tracking.seed)
     full = build(options.model)
     training = Tracking(model, References.of(motions), options.tracking, options.tracker, options.threads, full)
-    if options.start:
+    if options.start and not (options.run / STATE).is_file():
+        there, here = read_settings(options.start).get("tracker", {}), dataclasses.asdict(training.tracker.config)
+        for name in ("lookahead", "residual"):
+            if there.get(name) != json.loads(json.dumps(here[name])):
+                raise ValueError(
+                    f"tracker.{name}: {options.start} was trained with {there.get(name)}, got {here[name]}; give its own"
+                )
         training.take_over(read_state(options.start))
     train_stage(options.run, training, settings, ("sample", "samples"))
 

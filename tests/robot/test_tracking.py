@@ -242,3 +242,16 @@ def test_a_trained_tracker_does_in_a_mirror_what_it_does(walk: References) -> No
     tracker.eval()
     torch.testing.assert_close(tracker(state, goals), (raw + mirrored_joints(raw_twin)) / 2)
     torch.testing.assert_close(mirrored_joints(tracker(state.mirrored(yes), twins)), tracker(state, goals))
+
+
+def test_where_robots_fell_is_part_of_the_state(model: mujoco.MjModel, walk: References) -> None:
+    first, second = tracking(model, walk), tracking(model, walk)
+    first.difficulty.observe(torch.tensor([0, 1]), torch.tensor([10, 20]), torch.tensor([True, False]))
+    second.load_state_dict(first.state_dict())
+    assert float(first.difficulty.falls.sum()) == 1
+    assert torch.equal(second.difficulty.rates(), first.difficulty.rates())
+    hard = tracking(model, walk, hard=1.0, robots=64)
+    hard.difficulty.falls[0], hard.difficulty.visits[:] = 1e6, 1e6
+    hard.restart(torch.ones(64, dtype=torch.bool))
+    assert set(hard.clip.tolist()) == {0, 2}  # the first clip and its mirror image
+    assert int(hard.frame.max()) < 50
