@@ -257,7 +257,7 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         for name in ("lookahead", "residual"):
             if there.get(name) != json.loads(json.dumps(here[name])):
                 raise ValueError(
-                    f"tracker.{name}: {options.start} was trained with {there.get(name)}, got {here[name]}; give its own"
+                    f"tracker.{name}: {options.start} has {there.get(name)}, got {here[name]}; give its own"
                 )
         training.take_over(read_state(options.start))
     train_stage(options.run, training, settings, ("sample", "samples"))
