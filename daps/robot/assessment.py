@@ -199,6 +199,18 @@ def dance_rows(
     ]
 
 
+def recogniser_rows(recogniser: Recogniser, clips: Clips, seed: int) -> list[Row]:
+    """How often a recogniser is right about real windows, and about those of dances."""
+
+    def row(name: str, metric: str, some: Clips) -> Row:
+        count = sum(len(poses) // WINDOW for poses in some.values())
+        return Row("recogniser", name, metric, recogniser.accuracy(some), count, seed)
+
+    dances = {name: poses for name, poses in clips.items() if kind_of(name) == "dance"}
+    rows = [row("held-out clips", "accuracy", clips)]
+    return [*rows, row("held-out dances", "recognised_as_dance", dances)] if dances else rows
+
+
 def latency_rows(kit: Kit, pilot: Pilot, repeats: int = 20) -> list[Row]:
     """Milliseconds of one plan and its decoding for one robot, on one CPU core: the median."""
     threads = torch.get_num_threads()

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import Positional
 
-from daps.data.clips import WINDOW
 from daps.kinematics import Kinematics
 from daps.options import parse
 from daps.robot.assessment import (
@@ -22,9 +21,11 @@ from daps.robot.assessment import (
     latency_rows,
     outcome_rows,
     plan_outcomes,
+    recogniser_rows,
     tokenizer_rows,
     tracker_outcomes,
 )
+from daps.robot.code_tracker import CodeTracker
 from daps.robot.following import Recogniser
 from daps.robot.kit import CODES, SHIPPED, TOKENIZER, TRACKER, Kit, load_code_tracker, load_kit
 from daps.robot.labels import kind_of
@@ -34,7 +35,7 @@ from daps.robot.pilot import Pilot
 from daps.robot.play import LoopConfig
 from daps.robot.stage import read_settings
 from daps.robot.training_commands import CLIPS, MODEL, THREADS
-from daps.robot.trial import summary
+from daps.robot.trial import Outcome, summary
 from daps.robot.using_commands import KIT, unseen
 from daps.run import Run, environment, write_json
 from daps.tables import print_rows
@@ -82,10 +83,12 @@ def run_eval(arguments: Sequence[str]) -> None:
     folder = options.kit or SHIPPED
     kit, model = load_kit(options.kit), build(options.model)
     sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"])
-    rows = _measure(options, kit, model, sets)
     method = Run.open(folder / TOKENIZER).config().method_name
-    _keep(options.out or folder / "robot.json", method, rows)
-    print_rows(table(rows))
+    every: list[Row] = []
+    for rows in _measured(options, kit, model, sets):
+        _keep(options.out or folder / "robot.json", method, rows)
+        every += rows
+    print_rows(table(every))
 
 
 def _sets(folder: Path, trained: Sequence[str]) -> dict[str, Clips]:
@@ -94,46 +97,48 @@ def _sets(folder: Path, trained: Sequence[str]) -> dict[str, Clips]:
     return {title: read_clips(folder, chosen) for title, chosen in names.items() if chosen}
 
 
-def _measure(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> list[Row]:
+def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> Iterator[list[Row]]:
+    """The rows of part after part."""
     kinematics, folder = Kinematics.from_mjcf(find_mjcf(options.model)), options.kit or SHIPPED
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
-    rows: list[Row] = []
-    if "tokenizer" in options.parts:
-        every = set(read_clips(options.clips)) - set(training_clips(options.clips))
-        rows += tokenizer_rows(kit, read_clips(options.clips, tuple(sorted(every))), "all held-out clips", kinematics)
-    if "tracker" in options.parts:
-        motions = dict(sets)
-        for title, clips in sets.items():
-            motions[f"{title}, decoded"] = decoded(clips, kit.tokenizer)
-        trial = (options.trials, options.seconds)
-        ends = (options.seed, options.threads)
-        outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (0.0,), *ends)
-        pushed = {"training clips": sets["training clips"]}
-        outcomes += tracker_outcomes(kit, model, kinematics, pushed, *trial, options.pushes, *ends)
-        codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
-        plans = (codes, model, kinematics, sets, *trial, options.loop, options.seed, options.threads)
-        outcomes += plan_outcomes(kit, *plans)
-        print_rows(summary(outcomes))
-        rows += outcome_rows(outcomes, options.seed)
     length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)
     kinds = {kind_of(name) for name in sets["training clips"]}
+    if "tokenizer" in options.parts:
+        every = set(read_clips(options.clips)) - set(training_clips(options.clips))
+        yield tokenizer_rows(kit, read_clips(options.clips, tuple(sorted(every))), "all held-out clips", kinematics)
+    if "tracker" in options.parts:
+        codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
+        outcomes = _trials(options, kit, codes, model, kinematics, sets)
+        print_rows(summary(outcomes))
+        yield outcome_rows(outcomes, options.seed)
     if "commands" in options.parts:
-        rows += command_rows(kit, model, kinds, options.repeats, length, *orders)
+        yield command_rows(kit, model, kinds, options.repeats, length, *orders)
     if "dance" in options.parts and "dance" in kinds and len(kinds) > 1:
         recogniser = Recogniser(sets["training clips"])
-        rows += dance_rows(kit, model, recogniser, options.repeats, length, *orders)
+        yield dance_rows(kit, model, recogniser, options.repeats, length, *orders)
         if "held-out clips" in sets:
-            accuracy = recogniser.accuracy(sets["held-out clips"])
-            count = sum(len(poses) // WINDOW for poses in sets["held-out clips"].values())
-            rows.append(Row("recogniser", "held-out clips", "accuracy", accuracy, count, options.seed))
-            dances = {name: poses for name, poses in sets["held-out clips"].items() if kind_of(name) == "dance"}
-            if dances:
-                count = sum(len(poses) // WINDOW for poses in dances.values())
-                share = recogniser.accuracy(dances)
-                rows.append(Row("recogniser", "held-out dances", "recognised_as_dance", share, count, options.seed))
+            yield recogniser_rows(recogniser, sets["held-out clips"], options.seed)
     if "latency" in options.parts:
-        rows += latency_rows(kit, pilot)
-    return rows
+        yield latency_rows(kit, pilot)
+
+
+def _trials(
+    options: EvalOptions,
+    kit: Kit,
+    codes: CodeTracker | None,
+    model: Any,
+    kinematics: Kinematics,
+    sets: dict[str, Clips],
+) -> list[tuple[str, Outcome]]:
+    """Outcomes on clips, on clips as the codes retell them, under pushes, and plan by plan."""
+    motions = dict(sets)
+    for title, clips in sets.items():
+        motions[f"{title}, decoded"] = decoded(clips, kit.tokenizer)
+    trial, ends = (options.trials, options.seconds), (options.seed, options.threads)
+    outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (0.0,), *ends)
+    pushed = {"training clips": sets["training clips"]}
+    outcomes += tracker_outcomes(kit, model, kinematics, pushed, *trial, options.pushes, *ends)
+    return outcomes + plan_outcomes(kit, codes, model, kinematics, sets, *trial, options.loop, *ends)
 
 
 def _keep(path: Path, method: str, rows: Sequence[Row]) -> None:
