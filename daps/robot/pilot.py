@@ -51,15 +51,16 @@ class Pilot:
         """
         before = pose_features(past)
         conditions = Conditions.of(before.float(), orders.text, orders.commands)
-        guidance = self.guidance
-        if (
-            guidance is None
-        ):  # a velocity overdone is another velocity, and hard to keep up with; a dance only dances more
-            guidance = SENTENCE_ALONE if orders.commands is None else WITH_VELOCITY
-        codes = self.planner.plan(conditions, guidance, self.temperature, generator)
+        codes = self.planner.plan(conditions, self._guidance(orders), self.temperature, generator)
         window = self.tokenizer.decode(codes.to(self.tokenizer.device)).mean.cpu().to(past.dtype)
         features = stitched(before, window)
         return feature_poses(features, next_start(before, pose_start(past[:, 0]))), codes
+
+    def _guidance(self, orders: Orders) -> float:
+        """A velocity overdone is another velocity, and hard to keep up with; a dance only dances more."""
+        if self.guidance is not None:
+            return self.guidance
+        return SENTENCE_ALONE if orders.commands is None else WITH_VELOCITY
 
     def rest(self, count: int) -> Float[Tensor, "N B P"]:
         """The past of robots that stand at the origin, facing along x."""
