@@ -274,12 +274,14 @@ def collect(study: str, runs: Path) -> None:
 
 
 def reconstructions(folders: list[Path], path: Path) -> None:
-    """Originals, as the likelihood sees them, over each run's greedy reconstructions."""
+    """Originals, as the likelihood sees them, over each run's greedy reconstructions; of large pictures as JPEG."""
     model = Run(folders[0]).load_model("cpu")
     arrays = [np.load(folder / "evaluation.npz") for folder in folders]
     originals = model.scaling.inverse(model.scaling(torch.as_tensor(arrays[0]["originals"][:16]))).numpy()
     images = [originals, *(array["reconstructions"][:16] for array in arrays)]
-    comparison([to_pixels(values, float(model.scaling.peak)) for values in images], least=56).save(path)
+    sheet = comparison([to_pixels(values, float(model.scaling.peak)) for values in images], least=56)
+    large = originals.shape[-1] >= 128
+    sheet.convert("RGB").save(path.with_suffix(".jpg"), quality=90) if large else sheet.save(path)
 
 
 def seconds_to(rows: list[dict[str, Any]], key: str, value: float) -> tuple[float, bool]:
