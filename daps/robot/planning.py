@@ -88,8 +88,10 @@ def planning_data(
     past, windows, commands, labels = [], [], [], []
     for name, poses in clips.items():
         features = pose_features(poses).float()
-        for start in range(PAST, len(poses) - window + 1, stride):
-            past.append(pose_features(poses[start - PAST : start]).float())  # as in use: what comes next is not known
+        starts = range(PAST, len(poses) - window + 1, stride)
+        before = torch.tensor(starts, dtype=torch.long)[:, None] + torch.arange(-PAST, 0)
+        past.append(pose_features(poses[before]).float())  # as in use: what comes next is not known
+        for start in starts:
             windows.append(features[start : start + window])
             command = measured(poses[start - 1 : start + window])
             commands.append((command.forward, command.left, command.turn))
@@ -98,7 +100,7 @@ def planning_data(
         raise ValueError(f"motion: a plan needs clips of at least {window + PAST} frames; give longer ones")
     every = torch.stack(windows)
     codes = torch.cat([tokenizer.encode(part.to(tokenizer.device)).cpu() for part in every.split(batch)])
-    return PlanningData(torch.stack(past), torch.tensor(commands), tuple(labels), codes)
+    return PlanningData(torch.cat(past), torch.tensor(commands), tuple(labels), codes)
 
 
 def standing(data: PlanningData) -> Float[Tensor, "F C"]:
