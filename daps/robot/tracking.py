@@ -90,6 +90,10 @@ class TrackingConfig:
         for name in ("light", "hard"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"tracking.{name}: a share in [0, 1], got {getattr(self, name):g}")
+        if self.capacity < self.robots:
+            raise ValueError(
+                f"tracking.capacity: must hold a segment of each of {self.robots} robots, got {self.capacity}; raise it"
+            )
         if self.foresight > self.segment:
             raise ValueError(
                 f"tracking.foresight: a segment holds {self.segment} steps, got {self.foresight}; lengthen segments"
@@ -176,7 +180,7 @@ class Tracking:
             "world": torch.optim.AdamW(self.world.net.parameters(), config.world_rate),
             "policy": torch.optim.AdamW(self.tracker.net.parameters(), config.policy_rate),
         }
-        self.buffer = Buffer(max(config.capacity, config.robots), config.segment, model.nq)
+        self.buffer = Buffer(config.capacity, config.segment, model.nq)
         self.starts = self.references.starting_points(config.segment)
         self.difficulty = Difficulty(references.lengths)  # a motion and its mirror image are as hard as one another
         self.clip, self.frame = torch.zeros(2, config.robots, dtype=torch.long)

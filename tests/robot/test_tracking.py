@@ -154,6 +154,8 @@ def test_a_training_goes_on_bit_for_bit(model: mujoco.MjModel, walk: References)
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="tracking.robots: must be >= 1, got 0"):
         TrackingConfig(robots=0)
+    with pytest.raises(ValueError, match="tracking.capacity: must hold a segment of each of 8 robots, got 7"):
+        TrackingConfig(robots=8, capacity=7)
     with pytest.raises(ValueError, match="tracking.foresight: a segment holds 16 steps, got 17"):
         TrackingConfig(foresight=17)
     with pytest.raises(ValueError, match=r"tracker.lookahead: wants control steps >= 1, got \(0, 4\)"):
@@ -250,7 +252,7 @@ def test_where_robots_fell_is_part_of_the_state(model: mujoco.MjModel, walk: Ref
     second.load_state_dict(first.state_dict())
     assert float(first.difficulty.falls.sum()) == 1
     assert torch.equal(second.difficulty.rates(), first.difficulty.rates())
-    hard = tracking(model, walk, hard=1.0, robots=64)
+    hard = tracking(model, walk, hard=1.0, robots=64, capacity=64)
     hard.difficulty.falls[0], hard.difficulty.visits[:] = 1e6, 1e6
     hard.restart(torch.ones(64, dtype=torch.bool))
     assert set(hard.clip.tolist()) == {0, 2}  # the first clip and its mirror image
