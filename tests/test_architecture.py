@@ -53,8 +53,7 @@ def test_methods_of_a_preset_have_as_many_parameters_as_daps(name: str) -> None:
     for method in OURS[name].methods:
         encoder, decoder = sizes(method)
         assert encoder == pytest.approx(ours[0], rel=0.05), method
-        # VQ-VAE's codebook of few numbers a symbol stands in the place of a vector a symbol.
-        assert decoder < ours[1] if method == "vqvae" else decoder == pytest.approx(ours[1], rel=0.01), method
+        assert decoder == pytest.approx(ours[1], rel=0.01), method
 
 
 @pytest.mark.parametrize(

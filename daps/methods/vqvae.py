@@ -33,7 +33,9 @@ class VQVAEConfig(MethodConfig):
     smoothing: float = 1e-5
     """Laplace smoothing of the codes' counts (ema)."""
     dimension: int = 0
-    """L, dimensions of a code vector; 0: the networks' width, and the decoder reads code vectors as they are."""
+    """L, dimensions of a code vector; 0: the networks' width. The decoder reads code vectors as they are where that is
+    their dimension, else through a linear map; unless nets.structure is free, each symbol also has a vector there of
+    its own, as in all methods."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """What is nearest; with cosine, features and code vectors lie on the unit sphere (Yu et al., 2022)."""
     from_data: bool = True
@@ -67,7 +69,7 @@ class VQVAEConfig(MethodConfig):
         kind = AveragedCodebook if self.codebook == "ema" else LearnedCodebook
         codebook = kind(nets.vocab_size, self.dimension or nets.width, self)
         encoder = QuantisedEncoder(nets.parallel_trunk(), codebook)
-        decoder = nets.decoder(QuantisedEmbedding(codebook, nets.width))
+        decoder = nets.decoder(QuantisedEmbedding(codebook, nets.width, own=nets.structure != "free"))
         return VQVAE(encoder, decoder, nets.data_shape, scaling, self)
 
 
