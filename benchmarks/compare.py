@@ -5,7 +5,7 @@
 
     mnist        all methods, DAPS and Gumbel-softmax with either encoder, FSQ also of 64 bits; 167 seconds each: what
                  the authors' FSQ took for 5,000 steps (one core, measured)
-    mnist-long   DAPS, FSQ and VQ-VAE for half an hour, with more weight decay than the preset has
+    mnist-long   DAPS, FSQ and VQ-VAE for 45 minutes, with more weight decay than the preset has
     cifar10      DAPS with either encoder, FSQ, VQ-VAE, Gumbel-softmax, 450 seconds each
     imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures
     lafan1       DAPS, FSQ, VQ-VAE; --robot adds errors in millimetres
@@ -52,7 +52,7 @@ STUDIES = {
     "mnist": Study("mnist", (*"daps vqvae fsq lfq bsq gumbel grmck rloo vimco rws ppo".split(),
                              f"daps {AUTOREGRESSIVE} --method.no-centred", f"gumbel {AUTOREGRESSIVE}",
                              "fsq --method.levels 4 4 4 4 --nets.vocab-size 256"), 167),
-    "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 1_800),
+    "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 2_700),
     "cifar10": Study("cifar10", ("daps", f"daps {AUTOREGRESSIVE} --method.trained 0", "vqvae", "fsq", "gumbel"), 450,
                      FeatureConfig(("efficientnet",))),
     "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2,
