@@ -57,11 +57,17 @@ def gradients_of(model: nn.Module, value: Tensor) -> dict[str, Tensor]:
 
 
 def mean_gradients(
-    model: Autoencoder, x: Tensor, samples: int, monkeypatch: pytest.MonkeyPatch, step: int = 0
+    model: Autoencoder,
+    x: Tensor,
+    samples: int,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int = 0,
+    others: tuple[nn.Module, ...] = (),
 ) -> dict[str, Tensor]:
     """The mean gradient of the loss of one datum x [1, ...], over all draws of K codes from q.
 
-    One batch holds every draw in a row of its own; what comes back along a row is weighted by its chance.
+    One batch holds every draw in a row of its own; what comes back along a row is weighted by its chance, also through
+    `others`, modules that read x.
     """
     codes, log_q = every_code(model), log_joint(model, x)[1].detach()
     draws = torch.cartesian_prod(*[torch.arange(len(codes))] * samples).view(-1, samples).T
@@ -79,9 +85,13 @@ def mean_gradients(
     with monkeypatch.context() as patch:
         patch.setattr(model.encoder, "logits", lambda y, given: weighted(logits(y, given), 1))
         draw_these(patch, codes[draws])
-        handle = model.decoder.net.register_forward_hook(lambda module, inputs, output: weighted(output, 0))
+        handles = [
+            module.register_forward_hook(lambda module, inputs, output: weighted(output, 0))
+            for module in (model.decoder.net, *others)
+        ]
         loss, _ = model(x.expand(len(weights), *x.shape[1:]), step)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return gradients_of(model, loss)
 
 

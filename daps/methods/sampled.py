@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ CreditKind = Literal["sequence", "local"]
 class SampledConfig(MethodConfig):
     """Settings of a method that draws K codes of each datum."""
 
+    fewest: ClassVar[int] = 2
     samples: int = 16
     """K, code sequences drawn for each datum and step."""
     trained: int = 0
@@ -38,8 +39,9 @@ class SampledConfig(MethodConfig):
     """Price of KL(q || uniform) at the last step; the decay is exponential."""
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise ValueError(f"method.samples: K must be at least 2, to compare samples, got {self.samples}; try 16")
+        if self.samples < self.fewest:
+            why = ", to compare samples" if self.fewest > 1 else ""
+            raise ValueError(f"method.samples: K must be at least {self.fewest}{why}, got {self.samples}; try 16")
         if not 0 <= self.trained <= self.samples:
             raise ValueError(f"method.trained: must lie in 0..K = {self.samples}, got {self.trained}; 0 trains on all")
         if not (0 < self.beta_first < math.inf and 0 < self.beta_last < math.inf):

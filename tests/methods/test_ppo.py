@@ -1,5 +1,6 @@
 """PPO: its surrogate's gradient inside and outside the clip, its frozen copy, and its mean gradient at ratio 1."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from daps.architecture import Architecture
 from daps.config import Config, DataConfig, TrainConfig
 from daps.data import Dataset
 from daps.methods import PPOConfig
-from daps.methods.ppo import ROUNDING, clipped_surrogate, group_advantage
+from daps.methods.ppo import KL_PRICES, ROUNDING, adapted_price, batch_advantage, clipped_surrogate, group_advantage
 from daps.run import Run
 from daps.train import Trainer, build_model
 from enumeration import assert_same, every_code, gradients_of, log_joint, mean_gradients, small
@@ -134,6 +135,116 @@ def test_later_steps_weigh_the_copys_codes_by_their_clipped_ratio(kind: str, tra
     assert float(metrics["clipped"]) == pytest.approx(clipped / 90) and 0.05 < clipped / 90 < 0.95
 
 
+# -- the authors' options --------------------------------------------------------------------------
+
+
+@KINDS
+def test_one_ratio_a_sequence_is_clipped_as_a_whole(kind: str, x: Tensor) -> None:
+    model = small(PPOConfig(samples=6, ratio="sequence", normalised=False), kind)
+    model(x, 0)
+    moved(model, 0.05)
+    torch.manual_seed(3)
+    loss, metrics = model(x, 2)
+    found = gradients_of(model, loss)
+    torch.manual_seed(3)
+    codes, log_q_old = model.old_encoder.sample(x, 6)
+    log_p = model.decoder(codes).log_prob(x)
+    advantage = log_p.detach() - log_p.detach().mean(0)
+    log_q = model.encoder.log_prob(x, codes).sum(-1)
+    ratio = (log_q.detach() - log_q_old.sum(-1)).exp()
+    past = torch.where(advantage > 0, ratio > 1.2, ratio < 0.8)
+    assert 0.05 < float(past.double().mean()) < 0.95
+    policy = (ratio * advantage * log_q).where(~past, 0.0).mean()
+    bonus = float(metrics["beta"]) * model.encoder.entropy(x, codes).sum(-1).mean()
+    assert_same(found, gradients_of(model, -policy - bonus - log_p.mean()))
+    assert float(metrics["clipped"]) == pytest.approx(float(((ratio - 1).abs() > 0.2).double().mean()))
+
+
+@KINDS
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_with_a_learned_baseline_one_sample_gives_the_exact_policy_gradient(
+    kind: str, ratio: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all 27 draws of one code; and the baseline's own gradient is that of its mean square error."""
+    config = PPOConfig(samples=1, baseline="learned", ratio=ratio, normalised=False, beta_first=0.3, beta_last=0.3)
+    x, model = normal(1, 4, seed=1), small(config, kind)
+    assert model.baseline is not None
+    mean = mean_gradients(model, x, 1, monkeypatch, others=(model.baseline,))
+    log_p, log_q = log_joint(model, x)
+    q = log_q.detach().exp()
+    entropy = model.encoder.entropy(x, every_code(model).unsqueeze(1)).sum(-1)[:, 0]
+    policy = (log_q.exp() * log_p.detach()).sum() + 0.3 * (q * entropy).sum()
+    weights, bias = model.baseline.map.weight[0], model.baseline.map.bias[0]
+    error = (q * (log_p.detach() / 4 - x[0] @ weights - bias).square()).sum()
+    assert_same(mean, gradients_of(model, error - policy - (q * log_p).sum()))
+
+
+def test_a_learned_baseline_finds_an_affine_reward() -> None:
+    model = small(PPOConfig(samples=1, baseline="learned"), "parallel")
+    assert model.baseline is not None
+    y = normal(64, 4, seed=3)
+    reward = y @ normal(4, seed=4) - 7
+    optimizer = torch.optim.LBFGS(model.baseline.parameters(), max_iter=500, tolerance_grad=1e-14, tolerance_change=0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model.baseline.loss(model.baseline(y), reward[None])
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(model.baseline(y), reward, atol=1e-6, rtol=0)
+
+
+def test_advantages_against_a_prediction_are_normalised_over_the_batch() -> None:
+    returns, expected = 10 * normal(2, 5, 1), normal(5, seed=2)
+    difference = returns - expected[:, None]
+    torch.testing.assert_close(batch_advantage(returns, expected, False), difference)
+    normalised = (difference - difference.mean()) / (difference.std(correction=0) + ROUNDING)
+    torch.testing.assert_close(batch_advantage(returns, expected, True), normalised)
+
+
+@pytest.mark.parametrize(
+    ("price", "kl", "expected"),
+    [
+        (10.0, 0.05, 10.0),
+        (10.0, 0.034, 10.0),
+        (10.0, 0.033, 5.0),  # below 0.05 / 1.5
+        (10.0, 0.074, 10.0),
+        (10.0, 0.076, 20.0),  # above 0.05 * 1.5
+        (KL_PRICES[0], 0.0, KL_PRICES[0]),
+        (KL_PRICES[1], 1.0, KL_PRICES[1]),
+    ],
+)
+def test_the_price_of_kl_is_halved_and_doubled(price: float, kl: float, expected: float) -> None:
+    assert float(adapted_price(torch.tensor(price), torch.tensor(kl), 0.05)) == pytest.approx(expected)
+
+
+@KINDS
+def test_the_penalty_is_the_price_of_the_exact_kl_from_the_copy(kind: str, x: Tensor) -> None:
+    config = PPOConfig(samples=6, normalised=False)
+    plain, priced = small(config, kind), small(dataclasses.replace(config, kl_target=0.01, kl_price=3.0), kind)
+    for model in (plain, priced):
+        model(x, 0)
+        moved(model, 0.05)
+    assert float(priced.kl_price) == pytest.approx(1.5)  # the first step had no KL
+    torch.manual_seed(3)
+    without = gradients_of(plain, plain(x, 2)[0])
+    torch.manual_seed(3)
+    loss, metrics = priced(x, 2)
+    found = gradients_of(priced, loss)
+    torch.manual_seed(3)
+    codes, _ = priced.old_encoder.sample(x, 6)
+    pairs = [
+        torch.distributions.Categorical(logits=net.logits(x, codes)) for net in (priced.old_encoder, priced.encoder)
+    ]
+    kl = torch.distributions.kl_divergence(*pairs).sum(-1).mean()
+    assert float(metrics["kl_copy"]) == pytest.approx(float(kl.detach())) and float(kl.detach()) > 0.015
+    assert float(metrics["kl_price"]) == pytest.approx(3.0) == pytest.approx(float(priced.kl_price))
+    penalty = gradients_of(priced, 1.5 * kl)
+    assert_same(found, {name: without[name] + penalty[name] for name in without})
+
+
 # -- the frozen copy -------------------------------------------------------------------------------
 
 
@@ -163,8 +274,26 @@ def test_the_copy_is_renewed_every_so_many_steps_and_never_trained(kind: str, x:
     assert torch.equal(model.encode(x), model.encoder.sample(x, 1, 0.0)[0][0])  # codes are the encoder's
 
 
+def test_a_lagging_copy_is_the_encoder_of_one_step_before(x: Tensor) -> None:
+    model = small(PPOConfig(samples=1, updates=1, lag=True, baseline="learned"), "parallel")
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
+    for step in range(3):
+        before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+        optimizer.zero_grad()
+        model(x, step)[0].backward()
+        optimizer.step()
+        assert all(torch.equal(before[name], value) for name, value in model.old_encoder.state_dict().items())
+        assert not same(model.encoder, model.old_encoder)
+
+
+AUTHORS = PPOConfig(
+    samples=1, updates=1, lag=True, ratio="sequence", baseline="learned", normalised=False, kl_target=0.05
+)
+
+
 @pytest.mark.parametrize("interrupted", [1, 4, 5])
-def test_resuming_between_two_renewals_is_exact(interrupted: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [PPOConfig(samples=4, updates=4), AUTHORS], ids=["ours", "authors"])
+def test_resuming_between_two_renewals_is_exact(method: PPOConfig, interrupted: int, tmp_path: Path) -> None:
     """A copy that a resumed training took anew from the encoder would draw other codes."""
     nets = Architecture(
         num_tokens=3, vocab_size=3, width=8, heads=2, patches=(3,), hidden=(8,), variance=(0.1, 1.0), data_shape=(4,)
@@ -173,7 +302,7 @@ def test_resuming_between_two_renewals_is_exact(interrupted: int, tmp_path: Path
         "array",
         DataConfig("array"),
         nets,
-        PPOConfig(samples=4, updates=4),
+        method,
         TrainConfig(steps=8, batch_size=4, learning_rate=1e-2),
     )
     data = Dataset(normal(20, 4).float().numpy(), "array", "train", 1.0, "random numbers")
@@ -198,8 +327,18 @@ def test_resuming_between_two_renewals_is_exact(interrupted: int, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": 1}, r"method.samples: K must be at least 2, to compare samples, got 1"),
-        ({"updates": 1}, r"method.updates: must be >= 2, or no ratio ever leaves 1, got 1; .* take --method rloo"),
+        (
+            {"samples": 1},
+            r"method.samples: K must be at least 2, to compare samples, got 1; try 16, or --method.baseline learned",
+        ),
+        ({"samples": 0, "baseline": "learned"}, r"method.samples: K must be at least 1, got 0"),
+        ({"updates": 0, "lag": True}, r"method.updates: must be >= 1.*got 0"),
+        ({"credit": "local", "ratio": "sequence"}, r"method.credit: local needs .* got sequence and samples"),
+        ({"credit": "local", "baseline": "learned"}, r"method.credit: local needs .* got token and learned"),
+        ({"kl_target": -1.0}, r"method.kl_target: must be >= 0 nats and finite, got -1"),
+        ({"kl_target": math.nan}, r"method.kl_target: must be >= 0 nats and finite, got nan"),
+        ({"kl_price": 0.0}, r"method.kl_price: must lie in 0.001..1000, got 0; 10 is usual"),
+        ({"updates": 1}, r"method.updates: must be >= 2, or no ratio ever leaves 1, got 1; .* or --method rloo"),
         ({"clip": 0.0}, r"method.clip: must lie in \(0, 1\), got 0; 0.2 is usual"),
         ({"clip": 1.0}, r"method.clip: must lie in \(0, 1\), got 1"),
         ({"clip": math.nan}, r"method.clip: must lie in \(0, 1\), got nan"),
