@@ -34,7 +34,7 @@ from daps.robot.model import build, find_mjcf
 from daps.robot.pilot import Pilot
 from daps.robot.play import LoopConfig
 from daps.robot.stage import read_settings
-from daps.robot.training_commands import CLIPS, MODEL, THREADS
+from daps.robot.training_commands import CLIPS, MODEL, SENTENCES, THREADS
 from daps.robot.trial import Outcome, summary
 from daps.robot.using_commands import KIT, unseen
 from daps.run import Run, environment, write_json
@@ -49,6 +49,7 @@ class EvalOptions:
 
     clips: Annotated[Positional[Path], CLIPS]
     kit: Annotated[Path | None, KIT] = None
+    sentences: Annotated[Path | None, SENTENCES] = None
     model: Annotated[Path | None, MODEL] = None
     parts: tuple[str, ...] = PARTS
     """What to measure."""
@@ -81,7 +82,7 @@ def run_eval(arguments: Sequence[str]) -> None:
         if not least <= getattr(options, name) < math.inf:
             raise ValueError(f"{name}: must be >= {least:g} and finite, got {getattr(options, name):g}")
     folder = options.kit or SHIPPED
-    kit, model = load_kit(options.kit), build(options.model)
+    kit, model = load_kit(options.kit, options.sentences), build(options.model)
     sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"])
     method = Run.open(folder / TOKENIZER).config().method_name
     every: list[Row] = []
@@ -148,10 +149,14 @@ def _keep(path: Path, method: str, rows: Sequence[Row]) -> None:
               "command": _portable(sys.argv[1:])}  # fmt: skip
     old = json.loads(path.read_text()) if path.is_file() else []
     new = [{**asdict(row), **record} for row in rows]
-    keys = {tuple(row[name] for name in ("stage", "tokenizer", "clips", "metric")) for row in new}
-    kept = [row for row in old if tuple(row[name] for name in ("stage", "tokenizer", "clips", "metric")) not in keys]
+    keys = {_figure(row) for row in new}
+    kept = [row for row in old if _figure(row) not in keys]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, kept + new)
+
+
+def _figure(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("stage", "tokenizer", "clips", "metric", "seed"))
 
 
 def _portable(words: Sequence[str]) -> str:

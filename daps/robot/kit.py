@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,13 @@ from daps.methods.base import Autoencoder
 from daps.motion import G1_JOINTS
 from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig
 from daps.robot.planner import Planner, PlannerConfig
-from daps.robot.stage import read_settings, read_weights
+from daps.robot.stage import WEIGHTS, read_settings, read_weights
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder, has_weights
 from daps.robot.tracker import Tracker, TrackerConfig
 from daps.run import Run, write_json
 
 TOKENIZER, PLANNER, TRACKER, CODES, PHRASES = "tokenizer", "planner", "tracker", "codes", "phrases.safetensors"
+MODEL = "model.safetensors"  # of a tokenizer
 SHIPPED = Path(__file__).with_name("weights")
 
 C = TypeVar("C")
@@ -46,20 +48,41 @@ class Kit:
     """Sentences -> vectors: the sentence encoder, or, without its package, the phrases of the planner's training."""
 
 
-def load_kit(folder: Path | None = None) -> Kit:
+def load_kit(folder: Path | None = None, sentences: Path | None = None) -> Kit:
     """A kit from a folder, or the one that comes with the package.
 
+    Args:
+        folder: of the kit.
+        sentences: folder of all-MiniLM-L6-v2; without one the package with it, or the phrases of the training.
+
     Raises:
-        ValueError: a part is missing or damaged.
+        ValueError: a part is missing or damaged, or the planner writes codes of another tokenizer.
     """
     folder = SHIPPED if folder is None else folder
     for name in (TOKENIZER, PLANNER, TRACKER):
         if not (folder / name).is_dir():
             raise ValueError(f"kit: {folder} has no folder {name}; pass a folder that daps robot train wrote")
-    reader: Reader = SentenceEncoder() if has_weights() else Phrasebook.load(folder / PLANNER / PHRASES)
-    return Kit(
-        load_tokenizer(folder / TOKENIZER), load_planner(folder / PLANNER)[0], load_tracker(folder / TRACKER)[0], reader
-    )
+    known = sentences is None and not has_weights()
+    reader: Reader = Phrasebook.load(folder / PLANNER / PHRASES) if known else SentenceEncoder(sentences)
+    tokenizer, sizes = load_tokenizer(folder / TOKENIZER), _settings(folder / PLANNER, "planner", "plan")["sizes"]
+    if (sizes["num_tokens"], sizes["vocab_size"]) != (tokenizer.num_tokens, tokenizer.vocab_size):
+        raise ValueError(
+            f"kit: the planner in {folder} writes {sizes['num_tokens']} tokens of {sizes['vocab_size']} symbols, the "
+            f"tokenizer reads {tokenizer.num_tokens} of {tokenizer.vocab_size}; train the planner on this tokenizer"
+        )
+    return Kit(tokenizer, load_planner(folder / PLANNER)[0], load_tracker(folder / TRACKER)[0], reader)
+
+
+def digest(folder: Path) -> str:
+    """12 hexadecimal digits that change with the weights that a training in this folder made.
+
+    Raises:
+        ValueError: it made none yet.
+    """
+    for name in (MODEL, WEIGHTS):
+        if (folder / name).is_file():
+            return hashlib.sha256((folder / name).read_bytes()).hexdigest()[:12]
+    raise ValueError(f"run: {folder} holds no weights: its training is not done; the same command continues it")
 
 
 def load_tokenizer(run: Path) -> Autoencoder:
@@ -139,9 +162,9 @@ def pack(source: Path, target: Path) -> int:
     if target.exists():
         raise ValueError(f"pack: {target} is there already; choose another folder")
     load_kit(source)  # complaints come before the work
-    parts = [(name, "weights.safetensors") for name in (PLANNER, TRACKER, CODES) if (source / name).is_dir()]
+    parts = [(name, WEIGHTS) for name in (PLANNER, TRACKER, CODES) if (source / name).is_dir()]
     total = 0
-    for name, file in [(TOKENIZER, "model.safetensors"), *parts]:
+    for name, file in [(TOKENIZER, MODEL), *parts]:
         folder = target / name
         folder.mkdir(parents=True)
         write_json(folder / "config.json", _without_paths(Run.open(source / name).read_json("config.json")))

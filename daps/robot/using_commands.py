@@ -22,7 +22,7 @@ from daps.robot.pilot import Orders, Pilot, towards
 from daps.robot.play import Loop, LoopConfig, Recording, heading_velocity
 from daps.robot.reference import References
 from daps.robot.simulation import RATE
-from daps.robot.training_commands import CLIPS, MODEL, THREADS
+from daps.robot.training_commands import CLIPS, MODEL, SENTENCES, THREADS
 from daps.robot.trial import Blows, Outcome, spread_starts, summary, try_out
 from daps.robot.world import State
 from daps.run import write_json
@@ -52,6 +52,7 @@ class PlayOptions:
     kit: Annotated[Path | None, KIT] = None
     codes: bool = False
     """Torques from codes, without a look at the frames that they stand for."""
+    sentences: Annotated[Path | None, SENTENCES] = None
     model: Annotated[Path | None, MODEL] = None
     guidance: float | None = None
     """How closely plans follow sentence and velocity; 1 draws from the policy itself; 1.5 with a velocity and 2.5
@@ -103,7 +104,7 @@ def run_play(arguments: Sequence[str]) -> None:
         raise ValueError(f"pace: must be > 0 and finite, got {options.pace:g}")
     if options.video:
         check_film(options.video)
-    kit, model = load_kit(options.kit), build(options.model)
+    kit, model = load_kit(options.kit, options.sentences), build(options.model)
     text = kit.reader.encode([options.text])
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
     tracker = load_code_tracker((options.kit or SHIPPED) / CODES) if options.codes else kit.tracker

@@ -1,12 +1,15 @@
 """The robot's commands as a user gives them, on synthetic walks and a stick figure."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from safetensors import safe_open
 
 from daps.cli import main
 from daps.data.clips import write_clip
@@ -92,6 +95,7 @@ def test_from_clips_to_a_table(place: Path, capsys: pytest.CaptureFixture[str]) 
         (["eval", "CLIPS", "--trials", "0"], "trials: must be >= 1 and finite, got 0"),
         (["track", "CLIPS", "--tracking.memory", "1.5"], "tracking.memory: must lie in [0, 1), got 1.5"),
         (["track", "CLIPS", "--tracking.push", "-1"], "tracking.push: must be >= 0, got -1"),
+        (["play", "walk", "--sentences", "nowhere"], "text: nowhere has no model.safetensors"),
         (["jump"], "no command 'robot jump'; choose play, train, plan, track, distil"),
     ],
 )
@@ -131,7 +135,10 @@ def test_a_kit_from_clips_to_play_and_tables(
     )
     parts = load_kit(Path(kit))
     assert parts.reader.encode(["walk"]).shape == (1, 384) and parts.tokenizer.num_tokens == 64
-    main(["robot", "train", clips, "--run", kit, *stick, *KIT.split()])  # all is done: nothing is trained again
+    with monkeypatch.context() as patch:
+        for name in ("decoded", "planning_data", "Tracking", "Distilling"):
+            patch.setattr(training_commands, name, None)
+        main(["robot", "train", clips, "--run", kit, *stick, *KIT.split()])  # all is done: nothing is made again
     capsys.readouterr()
 
     play = ["robot", "play", "walk", "--kit", kit, *stick, "--seconds", "1"]
@@ -169,6 +176,33 @@ def test_a_kit_from_clips_to_play_and_tables(
     assert {row["tokenizer"] for row in kept} == {"daps"} and str(place) not in rows.read_text()
     main([*measure, "--parts", "latency"])
     assert len(json.loads(rows.read_text())) == len(kept)
+    _changed_inputs_are_noticed(place, kit, capsys)
+
+
+def _changed_inputs_are_noticed(place: Path, kit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other poses of a clip, other weights of the tokenizer, a planner of other codes."""
+
+    def complaint(*words: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["robot", *words, *KIT.split()] if words[0] == "train" else ["robot", *words])
+        return capsys.readouterr().err
+
+    clips = place / "moved"
+    shutil.copytree(place / "clips", clips)
+    options = ["--kit", kit, "--model", str(place / "stick.xml"), *DISTIL.split()]
+    write_clip(clips / "walk1.csv", gait(9, 120))
+    assert "holds another training: motion (there" in complaint("distil", str(clips), *options)
+    tokenizer = Path(kit) / "tokenizer" / "model.safetensors"
+    weights = safetensors.torch.load_file(tokenizer)
+    with safe_open(tokenizer, "pt") as file:
+        about = file.metadata()
+    changed = {name: value + 1e-3 if value.is_floating_point() else value for name, value in weights.items()}
+    safetensors.torch.save_file(changed, tokenizer, about)
+    assert "holds another training: tokenizer (there" in complaint("distil", str(place / "clips"), *options)
+    planner = Path(kit) / "planner" / "config.json"
+    planner.write_text(planner.read_text().replace('"vocab_size": 1024', '"vocab_size": 512'))
+    assert "writes 64 tokens of 512 symbols, the tokenizer reads 64 of 1024" in complaint("play", "walk", "--kit", kit)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves pipes open
