@@ -1,6 +1,7 @@
 """Trials count what is lost and average what is kept; a perfect robot and one that falls are the oracles."""
 
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from daps.data.gait import gait
 from daps.kinematics import Kinematics
+from daps.motion import G1_JOINTS
 from daps.robot import trial
 from daps.robot.model import build
 from daps.robot.reference import Plan, References
@@ -38,11 +40,13 @@ def tracker() -> Tracker:
 
 
 class Puppet(Simulation):
-    """Robots that are where the motion is, but for an offset of the root and of the joints."""
+    """Robots that are where the motion is, but for an offset of the root and of the joints, a speed, or a joint."""
 
     references: References
     starts: torch.Tensor
     offset = 0.0
+    speed = 0.0
+    turned: tuple[str, float] | None = None
     frame = 0
 
     def step(self, targets: np.ndarray) -> Feedback:
@@ -52,6 +56,9 @@ class Puppet(Simulation):
         self.qvel[:] = self.references.velocities[rows].numpy()
         self.qpos[:, 1] += self.offset
         self.qpos[:, 7:] += self.offset
+        self.qvel[:, 0] += self.speed
+        if self.turned:
+            self.qpos[:, 7 + G1_JOINTS.index(self.turned[0])] += self.turned[1]
         data, speed = mujoco.MjData(self.model), np.zeros((self.count, 3))
         for row in range(self.count):
             data.qpos, data.qvel = self.qpos[row], self.qvel[row]
@@ -93,6 +100,46 @@ def test_errors_are_those_of_a_robot_that_is_off_by_a_known_amount(
     expected = torch.tensor(found).mean(0)
     assert outcome.mpjpe_global == pytest.approx(float(expected[0]), rel=1e-4)
     assert outcome.mpjpe == pytest.approx(float(expected[1]), rel=1e-4)
+
+
+def puppets(monkeypatch: pytest.MonkeyPatch, stick: Path, walk: References, tracker: Tracker, **wrong: Any) -> Outcome:
+    """A fifth of a second of puppets with something wrong."""
+    starts = torch.tensor([[0, 10], [1, 0]])
+    monkeypatch.setattr(trial, "Simulation", Puppet)
+    for name, value in {"references": walk, "starts": starts, **wrong}.items():
+        monkeypatch.setattr(Puppet, name, value, raising=False)
+    model, kinematics = build(stick, light=True), Kinematics.from_mjcf(stick)
+    return try_out(model, kinematics, tracker, walk, starts, seconds=0.2).outcome()
+
+
+def test_a_speed_of_the_root_is_an_error_of_the_centre_of_mass(
+    stick: Path, walk: References, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = puppets(monkeypatch, stick, walk, tracker, speed=0.3)
+    assert outcome.com_velocity_error == pytest.approx(0.3, abs=1e-4) and outcome.success == 1
+
+
+def test_a_hand_too_high_is_a_motion_lost(
+    stick: Path, walk: References, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The angles are on both sides of the one at which the first hand or foot is 0.3 m off, by kinematics."""
+    kinematics, joint = Kinematics.from_mjcf(stick), "left_shoulder_pitch_joint"
+    rows = [walk.rows(torch.tensor(clip), first + 1 + torch.arange(10)) for clip, first in ((0, 10), (1, 0))]
+
+    def highest(angle: float, row: torch.Tensor) -> float:
+        moved = walk.poses[row].clone()
+        moved[:, 7 + G1_JOINTS.index(joint)] += angle
+        apart = kinematics.positions(moved) - kinematics.positions(walk.poses[row])
+        ends = [kinematics.bodies.index(name) for name in trial.ENDS]
+        return float(apart[:, ends, 2].abs().max())
+
+    angles = np.arange(0.0, 3.2, 0.05)
+    off = np.array([[highest(float(angle), row) for row in rows] for angle in angles])
+    kept = float(angles[(off < 0.29).all(1).nonzero()[0].max()])
+    assert puppets(monkeypatch, stick, walk, tracker, turned=(joint, kept)).success == 1
+    gone = float(angles[(off > 0.31).all(1).nonzero()[0].min()])
+    assert gone > kept > 0
+    assert puppets(monkeypatch, stick, walk, tracker, turned=(joint, gone)).success == 0
 
 
 def test_an_untrained_robot_loses_the_walk_in_physics(stick: Path, walk: References, tracker: Tracker) -> None:
