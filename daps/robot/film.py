@@ -17,6 +17,7 @@ from daps.atomic import replacing
 from daps.progress import ProgressLine
 
 PICTURES = ("picture", "pictures")
+VIEW = {"distance": 2.6, "elevation": -10.0, "azimuth": 130.0}  # of cameras: m, degrees
 
 
 class Film:
@@ -39,7 +40,7 @@ class Film:
             ) from error
         self.model, self.data = model, mujoco.MjData(model)
         self.camera = mujoco.MjvCamera()
-        self.camera.distance, self.camera.elevation, self.camera.azimuth = 2.6, -10.0, 130.0
+        _look(self.camera)
         self.pictures = 0
 
     def picture(self, pose: Tensor) -> np.ndarray:
@@ -100,7 +101,7 @@ def write_film(
 
 
 def watch(model: mujoco.MjModel, states: Iterator[Any], rate: float) -> None:
-    """Shows the first robot in MuJoCo's viewer, in real time, until its window is closed.
+    """Shows the first robot in MuJoCo's viewer, in real time, until its window is closed; the camera goes along.
 
     Raises:
         ValueError: no display.
@@ -110,7 +111,9 @@ def watch(model: mujoco.MjModel, states: Iterator[Any], rate: float) -> None:
     import mujoco.viewer
 
     data = mujoco.MjData(model)
-    with mujoco.viewer.launch_passive(model, data) as viewer:
+    with mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False) as viewer:
+        _look(viewer.cam)
+        viewer.cam.type, viewer.cam.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1  # the root of the robot
         due = time.monotonic()
         for state in states:
             if not viewer.is_running():
@@ -120,3 +123,8 @@ def watch(model: mujoco.MjModel, states: Iterator[Any], rate: float) -> None:
             viewer.sync()
             due = max(due + 1 / rate, time.monotonic() - 0.1)
             time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _look(camera: mujoco.MjvCamera) -> None:
+    for name, value in VIEW.items():
+        setattr(camera, name, value)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from daps.data.clips import write_clip
 from daps.data.gait import gait
 from daps.motion import pose_features
 from daps.robot import training_commands
+from daps.robot.film import watch
 from daps.robot.kit import load_kit, load_tracker
 from daps.robot.model import build
+from daps.robot.world import State
 from robot.stick import write_stick
 
 TINY = (
@@ -223,3 +226,43 @@ def test_a_film_of_the_stick_figure(place: Path) -> None:
     assert np.abs(frames[0].astype(float) - frames[-1]).mean() > 0.1  # it moves
     with pytest.raises(ValueError, match="wants a name that ends in .mp4, got"):
         write_film(place / "walk.gif", model, poses, 30.0)
+
+
+@pytest.mark.parametrize("closed_after", [3, 100])
+def test_the_viewer_shows_every_state_and_ends_with_its_window(
+    closed_after: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for MuJoCo's window, which wants a display."""
+    import mujoco.viewer
+
+    model, shown = build(place / "stick.xml"), []
+
+    class Window:
+        def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, **panels: bool) -> None:
+            self.data, self.cam = data, mujoco.MjvCamera()
+
+        def __enter__(self) -> "Window":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            shown.append("closed")
+
+        def is_running(self) -> bool:
+            return len(shown) < closed_after
+
+        def sync(self) -> None:
+            assert model.body(self.cam.trackbodyid).name == "pelvis" and 1 < self.cam.distance < 5
+            shown.append(self.data.qpos.copy())
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(mujoco.viewer, "launch_passive", Window)
+    poses = torch.from_numpy(gait(0, 8))
+    watch(model, iter([State(pose[None], torch.zeros(1, 35)) for pose in poses]), rate=1e4)
+    assert shown.pop() == "closed" and len(shown) == min(closed_after, 8)
+    for pose, seen in zip(poses, shown, strict=False):
+        np.testing.assert_array_equal(seen, pose.numpy())
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if sys.platform == "linux":
+        with pytest.raises(ValueError, match="view: no display here; write a film with --video"):
+            watch(model, iter([]), 50.0)
