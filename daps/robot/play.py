@@ -146,7 +146,7 @@ class Loop:
 
         Args:
             orders: (seconds since the start, robots) -> what to do next.
-            seconds: until the end of the last plan that begins before.
+            seconds: how long, to a control step; the last plan is cut there.
         """
         clips = torch.arange(self.simulation.count)
         for step in range(round(seconds * RATE)):

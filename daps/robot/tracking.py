@@ -219,17 +219,21 @@ class Tracking:
         rows = which.nonzero().squeeze(-1)
         if not len(rows):
             return
-        clip, frame = self.starts[torch.randint(len(self.starts), (len(rows),), generator=self.generator)].unbind(-1)
-        hard = torch.rand(len(rows), generator=self.generator) < self.config.hard
-        own, there = self.difficulty.draw(len(rows), self.generator)
-        there = torch.minimum(there, (self.difficulty.lengths[own] - self.config.segment - 1).clamp_min(0))
-        own = torch.where(self._flip(len(rows)), own + len(self.difficulty.lengths), own)
-        self.clip[rows], self.frame[rows] = torch.where(hard, own, clip), torch.where(hard, there, frame)
+        anywhere = self.starts[torch.randint(len(self.starts), (len(rows),), generator=self.generator)]
+        hard = torch.rand(len(rows), 1, generator=self.generator) < self.config.hard
+        self.clip[rows], self.frame[rows] = torch.where(hard, self._hard_places(len(rows)), anywhere).unbind(-1)
         at = self.references.rows(self.clip[rows], self.frame[rows])
         self.simulation.reset(
             rows.numpy(), self.references.poses[at].double().numpy(), self.references.velocities[at].double().numpy()
         )
         self.noise[rows] = 0.0
+
+    def _hard_places(self, count: int) -> Int[Tensor, "N 2"]:
+        """Motions, or their mirror images, and frames about where robots fell, with a segment to go."""
+        clip, frame = self.difficulty.draw(count, self.generator)
+        frame = torch.minimum(frame, (self.difficulty.lengths[clip] - self.config.segment - 1).clamp_min(0))
+        images = clip + len(self.difficulty.lengths)  # come after all motions
+        return torch.stack((torch.where(self._flip(count), images, clip), frame), -1)
 
     def state(self) -> State:
         """Of the robots, now."""
