@@ -19,6 +19,7 @@ TOKENIZER = (("joint_rms", "joints, rad", ".3f"), ("mpjpe", "MPJPE, mm", ".1f"),
 TRACKER = (("success", "success", ".0%"), ("seconds", "s", ".1f"), ("mpjpe", "MPJPE, mm", ".0f"),
            ("mpjpe_global", "global, mm", ".0f"), ("joint_error", "joints, rad", ".3f"),
            ("com_velocity_error", "COM velocity, m/s", ".2f"), ("power", "power, W", ".0f"))  # fmt: skip
+LOCOMUJOCO = (("mimic_reward", "MimicReward a step, of 1.6", ".2f"), ("kept", "steps kept", ".0%"))
 LOOP = {"velocity_error": ("mean error of the velocity", "{:.2f} m/s"),
         "turn_error": ("mean error of the yaw rate", "{:.2f} rad/s"),
         "falls_per_minute": ("falls a minute", "{:.2f}"),
@@ -53,8 +54,11 @@ def orders(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Markdown: tokenizers, trackers, closed loop."""
-    return [grid(rows, "tokenizer", TOKENIZER, "windows of"), grid(rows, "tracker", TRACKER, "follows"), orders(rows)]
+    """Markdown: tokenizers, trackers, closed loop, LocoMujoco."""
+    stages = {"tokenizer": (TOKENIZER, "windows of"), "tracker": (TRACKER, "follows"),
+              "LocoMujoco": (LOCOMUJOCO, "follows")}  # fmt: skip
+    tokenizer, tracker, loco = (grid(rows, stage, *columns) for stage, columns in stages.items())
+    return [tokenizer, tracker, orders(rows), loco]
 
 
 def sheet(films: Sequence[Path], path: Path, count: int = 6) -> None:

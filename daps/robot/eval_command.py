@@ -87,7 +87,7 @@ def run_eval(arguments: Sequence[str]) -> None:
     method = Run.open(folder / TOKENIZER).config().method_name
     every: list[Row] = []
     for rows in _measured(options, kit, model, sets):
-        _keep(options.out or folder / "robot.json", method, rows)
+        keep_rows(options.out or folder / "robot.json", method, rows)
         every += rows
     print_rows(table(every))
 
@@ -142,11 +142,18 @@ def _trials(
     return outcomes + plan_outcomes(kit, codes, model, kinematics, sets, *trial, options.loop, *ends)
 
 
-def _keep(path: Path, method: str, rows: Sequence[Row]) -> None:
-    """Puts rows into a file, in place of those of the same figures."""
+def keep_rows(path: Path, method: str, rows: Sequence[Row], program: str = "daps") -> None:
+    """Puts rows into a file, in place of those of the same figures.
+
+    Args:
+        path: JSON file, which need not be there.
+        method: of the tokenizer.
+        rows: figures just measured by this command.
+        program: how the command begins.
+    """
     about = environment(torch.device("cpu"))
-    record = {"tokenizer": method, "device": about["processor"], "commit": about["commit"],
-              "command": _portable(sys.argv[1:])}  # fmt: skip
+    command = " ".join([program, *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])])
+    record = {"tokenizer": method, "device": about["processor"], "commit": about["commit"], "command": command}
     old = json.loads(path.read_text()) if path.is_file() else []
     new = [{**asdict(row), **record} for row in rows]
     keys = {_figure(row) for row in new}
@@ -157,11 +164,6 @@ def _keep(path: Path, method: str, rows: Sequence[Row]) -> None:
 
 def _figure(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("stage", "tokenizer", "clips", "metric", "seed"))
-
-
-def _portable(words: Sequence[str]) -> str:
-    """The command without the paths of the machine that it ran on."""
-    return " ".join(["daps", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:

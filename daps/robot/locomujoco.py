@@ -325,13 +325,30 @@ def imitation_env(clips: Mapping[str, Float[Tensor, "F P"]], weights: Mapping[st
     return env
 
 
+@dataclass(frozen=True)
+class Imitation:
+    """How a clip was followed in LocoMujoco's environment."""
+
+    reward: float
+    """MimicReward per control step; those that a fall takes away count, with 0."""
+    kept: float
+    """Share of the steps before the environment ended the episode."""
+    steps: int
+
+
 def mimic_reward(env: Any, policy: LocoPolicy, steps: int = 500) -> float:
-    """LocoMujoco's MimicReward per control step: the mean over all clips, each from its first frame.
+    """LocoMujoco's MimicReward per control step: the mean over the steps of all clips, as of `imitate`."""
+    trials = imitate(env, policy, steps)
+    return sum(trial.reward * trial.steps for trial in trials) / sum(trial.steps for trial in trials)
+
+
+def imitate(env: Any, policy: LocoPolicy, steps: int = 500) -> list[Imitation]:
+    """Every clip once, from its first frame.
 
     Args:
         env: of `imitation_env`.
         policy: with references of the same clips.
-        steps: of a clip, or fewer where it ends. Those that a fall takes away count, with 0.
+        steps: of a clip, or fewer where it ends.
 
     Raises:
         ValueError: the environment has other clips.
@@ -344,18 +361,18 @@ def mimic_reward(env: Any, policy: LocoPolicy, steps: int = 500) -> float:
             f"env: has clips of {lengths} frames, the policy follows {policy.references.lengths.tolist()}; "
             "make both of the same clips"
         )
-    total, count = 0.0, 0
+    trials = []
     for clip, length in enumerate(lengths):
         env.th.fixed_start_conf = (clip, 0)
         env.reset()
-        planned = min(steps, length - 1)
-        count += planned
-        for frame in range(planned):
-            _, reward, _, done, _ = env.step(policy.act(env.data, clip, frame))
-            total += float(reward)
+        total, kept, planned = 0.0, 0, min(steps, length - 1)
+        while kept < planned:
+            _, reward, _, done, _ = env.step(policy.act(env.data, clip, kept))
+            total, kept = total + float(reward), kept + 1
             if done:
                 break
-    return total / count
+        trials.append(Imitation(total / planned, kept / planned, planned))
+    return trials
 
 
 @dataclass(frozen=True)

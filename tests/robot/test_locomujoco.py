@@ -16,7 +16,14 @@ from daps.data.clips import read_clip, write_clip
 from daps.data.gait import gait
 from daps.motion import G1_JOINTS, ROOT
 from daps.robot import locomujoco
-from daps.robot.locomujoco import LocoPolicy, export_trajectory, import_trajectory, mimic_reward, servo_gains
+from daps.robot.locomujoco import (
+    LocoPolicy,
+    export_trajectory,
+    imitate,
+    import_trajectory,
+    mimic_reward,
+    servo_gains,
+)
 from daps.robot.model import build
 from daps.robot.reference import References
 from daps.robot.tracker import Tracker, TrackerConfig
@@ -321,6 +328,9 @@ def test_mimic_reward_counts_what_a_fall_takes_away(model: mujoco.MjModel) -> No
     for clip, frame, action in env.actions[::7]:
         np.testing.assert_array_equal(action, policy.act(env.data, clip, frame))
     assert mimic_reward(FakeEnv(model, [66, 101], fall=-1), policy) == pytest.approx((65 * 1.6 + 100 * 0.5) / 165)
+    first, second = imitate(FakeEnv(model, [66, 101], fall=20), policy, 50)
+    assert (first.reward, first.kept, first.steps) == (pytest.approx(1.6), 1.0, 50)
+    assert (second.reward, second.kept) == (pytest.approx(0.2), 0.4)
     with pytest.raises(ValueError, match=r"env: has clips of \[66\] frames, the policy follows \[66, 101\]"):
         mimic_reward(FakeEnv(model, [66], fall=-1), policy)
     with pytest.raises(ValueError, match="steps: must be >= 1, got 0"):
