@@ -30,9 +30,10 @@ LENGTH = 10  # s
 
 def pieces(folder: Path, names: Sequence[str], starts: Sequence[int]) -> dict[str, torch.Tensor]:
     """Ten seconds of clips, from these seconds on."""
-    clips = read_clips(folder, names)
-    cut = {f"{name} {at}": poses[at * FPS : (at + LENGTH) * FPS] for name, poses in clips.items() for at in starts}
-    return {name: poses for name, poses in cut.items() if len(poses) == LENGTH * FPS}
+    clips, frames = read_clips(folder, names), round(LENGTH * FPS)
+    first = {at: round(at * FPS) for at in starts}
+    cut = {f"{name} {at}": poses[first[at] : first[at] + frames] for name, poses in clips.items() for at in starts}
+    return {name: poses for name, poses in cut.items() if len(poses) == frames}
 
 
 def main() -> None:
