@@ -42,18 +42,18 @@ def main() -> None:
     tracker, settings = load_tracker(SHIPPED / TRACKER)
     sets = {"training clips": pieces(folder, settings["clips"], [10]),
             "held-out clips": pieces(folder, unseen(folder, settings["clips"]), [10, 40, 70])}  # fmt: skip
+    rows: list[Row] = []
     for title, clips in sets.items():
         env = imitation_env(clips)
         trials = imitate(env, LocoPolicy(tracker, References.of(clips), env.model), LENGTH * 50)
         groups: dict[str, list[Imitation]] = {title: trials}
         for name, trial in zip(clips, trials, strict=True):
             groups.setdefault(f"{title}: {kind_of(name)}", []).append(trial)
-        rows = []
         for name, group in sorted(groups.items()):
             print(name, *(f"{fmean(values):.3f}" for values in ([t.reward for t in group], [t.kept for t in group])))
             rows.append(Row("LocoMujoco", name, "mimic_reward", fmean(t.reward for t in group), len(group), 0))
             rows.append(Row("LocoMujoco", name, "kept", fmean(t.kept for t in group), len(group), 0))
-        keep_rows(RESULTS, "daps", rows, f"python benchmarks/{Path(__file__).name}")
+    keep_rows(RESULTS, "daps", rows, f"python benchmarks/{Path(__file__).name}")
 
 
 if __name__ == "__main__":
