@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from learning import DOCS, reconstructions
 
-from daps.compare import Contestant, Plan, Stopped, compare, markdown
+from daps.compare import Contestant, Failed, Plan, Stopped, compare, markdown
 from daps.data import MOTION
 from daps.evaluate import Protocol
 from daps.features import FeatureConfig
@@ -179,6 +179,8 @@ def main() -> None:
             compare(plan)
         except Stopped as stop:
             raise SystemExit(stop.code) from None
+        except Failed as failure:
+            print(failure)
     collect(options.study, runs)
 
 

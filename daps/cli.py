@@ -1,6 +1,5 @@
 """The command line: `daps train | eval | compare | report | encode | decode | robot`."""
 
-import dataclasses
 import json
 import os
 import sys
@@ -12,35 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from daps.architecture import Architecture
-from daps.config import Config, DataConfig, RuntimeConfig, TrainConfig
-from daps.methods import METHODS, MethodConfig
 from daps.options import parse
-from daps.presets import PRESETS, preset
+from daps.presets import PRESETS
 from daps.suggest import did_you_mean
+from daps.train_options import DEVICE, resolve
 from daps.version import VERSION
 
 if TYPE_CHECKING:
     from daps.features import FeatureConfig
-
-DEVICE = arg(help="cpu, cuda, mps, or auto: the first accelerator found.")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Train a preset, or continue the training in its run folder. `--method NAME` takes another method."""
-
-    data: DataConfig
-    nets: Architecture
-    method: MethodConfig
-    train: TrainConfig
-    runtime: RuntimeConfig
-    run: Path | None = None
-    """Run folder; runs/PRESET, or runs/PRESET-METHOD for another method than daps, if left out."""
-    device: Annotated[str, DEVICE] = "auto"
-    dry_run: bool = False
-    """Print the resolved configuration and stop."""
-
 
 RUN = arg(metavar="RUN", help="Run folder, as daps train writes it.")
 
@@ -165,18 +143,10 @@ def run_train(arguments: Sequence[str]) -> None:
             print(f"  {name:10s}{row.about} (methods: {', '.join(row.methods)})")
         print("\n'daps train PRESET --help' lists the options with their values for that preset")
         return
-    name, rest = arguments[0], list(arguments[1:])
-    method = _take(rest, "--method", next(iter(METHODS)))
-    defaults = preset(name, method)
-    groups = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults) if f.name != "preset"}
-    options = parse(TrainOptions, rest, f"daps train {name}", TrainOptions(**groups))
-    config = Config(name, options.data, options.nets, options.method, options.train, options.runtime)
-    suffix = "" if method == next(iter(METHODS)) else f"-{method}"
-    folder = options.run or Path("runs") / f"{name}{suffix}"
-    if config.data.path:  # so that the run can be evaluated from anywhere
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=_absolute(config.data.path)))
-    if options.dry_run:
-        print(json.dumps({"run": str(folder), **config.to_dict()}, indent=2))
+    order = resolve(arguments)
+    config = order.config
+    if order.dry_run:
+        print(json.dumps({"run": str(order.folder), **config.to_dict()}, indent=2))
         return
     from daps.data import load
     from daps.train import train
@@ -185,7 +155,7 @@ def run_train(arguments: Sequence[str]) -> None:
     splits = [
         load(data.name, split, path=data.path, size=data.size, mirror=data.mirror) for split in ("train", "validation")
     ]
-    run = train(config, folder, (splits[0], splits[1]), options.device)
+    run = train(config, order.folder, (splits[0], splits[1]), order.device)
     print(f"{config.train.steps} steps done; next: daps eval {run.path}; daps report {run.path}")
 
 
@@ -211,11 +181,13 @@ def run_compare(arguments: Sequence[str]) -> None:
     """daps compare PRESET [--methods ...] [--options] [-- options of daps train]."""
     end = [*arguments, "--"].index("--")
     options = parse(CompareOptions, arguments[:end], "daps compare")
-    from daps.compare import Contestant, Plan, Stopped, commands, compare, table
+    from daps.compare import Contestant, Failed, Plan, Stopped, commands, compare, table
     from daps.evaluate import Protocol
     from daps.tables import print_lines
 
-    given = [*arguments[end + 1 :], "--runtime.threads", str(options.threads)]
+    given = list(arguments[end + 1 :])
+    if options.threads:
+        given += ["--runtime.threads", str(options.threads)]
     if options.data_path:
         given += ["--data.path", options.data_path]
     folder = options.run or Path("runs") / f"compare-{options.preset}"
@@ -226,13 +198,18 @@ def run_compare(arguments: Sequence[str]) -> None:
     if options.dry_run:
         print("\n".join(commands(plan)))
         return
+    failed = None
     try:
         rows = compare(plan, train=not options.collect)
-    except Stopped as stop:  # the training has said why
+    except Stopped as stop:
         print("the same command continues")
         raise SystemExit(stop.code) from None
+    except Failed as failure:
+        failed, rows = failure, failure.rows
     print_lines(table(rows))
     print(f"comparison: {(folder / 'compare.html').resolve()}")
+    if failed:
+        raise ValueError(str(failed))
 
 
 def run_report(arguments: Sequence[str]) -> None:
@@ -348,20 +325,3 @@ def _fail(error: Exception, message: str) -> None:
         raise error
     print(f"daps: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
-
-
-def _take(arguments: list[str], flag: str, default: str) -> str:
-    """Removes `flag VALUE` or `flag=VALUE` from arguments and returns VALUE."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return arguments.pop(i).split("=", 1)[1]
-        if argument == flag:
-            if arguments[i + 1 : i + 2] == [] or arguments[i + 1].startswith("-"):
-                raise ValueError(f"{flag}: wants a value; choose {', '.join(METHODS)}")
-            del arguments[i]
-            return arguments.pop(i)
-    return default

@@ -4,27 +4,34 @@ import dataclasses
 import math
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
 
 from daps import plots, report
 from daps.atomic import replacing
+from daps.data import load
 from daps.entries import Entry, parameters, read_entries
-from daps.evaluate import Protocol, evaluate_run
-from daps.features import FIGURES, FeatureConfig
+from daps.evaluate import Protocol, check_robot, evaluate_run
+from daps.features import FIGURES, FeatureConfig, measures
 from daps.motion_metrics import UNITS
 from daps.presets import preset
-from daps.run import Run, portable_command, write_json
+from daps.run import Run, pick_device, portable_command, write_json
+from daps.train_options import resolve
 
 CALIBRATION = 60  # steps that a method's pace is measured on
 BETA = 0.01  # of the beta-ELBO, for every method alike
+INTERRUPTED = 130  # exit code of a training that was stopped and saved
+OWN = {"--run": "--run before --", "--device": "--device before --", "--train.seed": "--seeds"}
 
 
 @dataclass(frozen=True)
@@ -95,11 +102,29 @@ class Plan:
 
 
 class Stopped(Exception):
-    """A training did not end; `code` is its exit code."""
+    """The comparison was stopped by the user; `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"training ended with exit code {code}")
         self.code = code
+
+
+class _Unpaced(Exception):
+    """The pace of a method could not be measured."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the short training ended with exit code {code}")
+        self.code = code
+
+
+class Failed(Exception):
+    """Some trainings failed; `rows` are of the others, as of compare()."""
+
+    def __init__(self, labels: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        super().__init__(
+            f"compare: {len(labels)} trainings failed: {', '.join(labels)}; each said why above; the others are done"
+        )
+        self.rows = rows
 
 
 def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
@@ -109,26 +134,70 @@ def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
         a row per run, see `row_of`.
 
     Raises:
-        Stopped: a training was stopped or failed; the same call takes it up again.
-        ValueError: nothing is trained and `train` is off.
+        Stopped: by the user; the same call takes it up again.
+        Failed: trainings ended with errors; the others were trained, and table and page are of these.
+        ValueError: the contestants do not fit together or their settings cannot be, or nothing is evaluated.
     """
     jobs = [(contestant, seed) for seed in plan.seeds for contestant in plan.contestants]
+    if train:
+        check(plan)
+    failed = []
     for number, (contestant, seed) in enumerate(jobs if train else (), 1):
         print(f"[{number}/{len(jobs)}] {contestant.label}, seed {seed}", flush=True)
-        _run_daps(_training(plan, contestant, seed))
-        _evaluate(plan, plan.run_of(contestant, seed))
+        try:
+            code = _run_daps(_training(plan, contestant, seed))
+        except _Unpaced as failure:
+            code = failure.code
+        if code:
+            failed.append(f"{contestant.label}, seed {seed} (exit code {code})")
+        else:
+            _evaluate(plan, plan.run_of(contestant, seed))
     done = [job for job in jobs if (plan.run_of(*job) / "evaluation.json").is_file()]
     if not done:
-        raise ValueError(f"compare: no evaluated run in {plan.folder}; leave out --collect to train them")
+        remedy = "; each training said why above" if failed else "; leave out --collect to train them"
+        raise ValueError(f"compare: no evaluated run in {plan.folder}{remedy}")
     rows = [row_of(contestant.label, Run.open(plan.run_of(contestant, seed))) for contestant, seed in done]
     write_json(plan.folder / "compare.json", rows)
     with replacing(plan.folder / "compare.html") as file:
         file.write(page(plan, rows).encode())
+    if failed:
+        raise Failed(failed, rows)
     return rows
 
 
+def check(plan: Plan) -> None:
+    """Whether all contestants can be trained and evaluated side by side, before any is.
+
+    Raises:
+        ValueError: settings that cannot be, other data, options that the comparison sets itself, or measures that
+            the data do not have.
+    """
+    unpaced = dataclasses.replace(plan, seconds=None)
+    for word in [*plan.options, *(word for one in plan.contestants for word in one.options)]:
+        flag = word.split("=")[0].replace("_", "-")
+        if flag in OWN or (flag == "--train.steps" and (plan.steps or plan.seconds)):
+            raise ValueError(f"compare: {flag} is set by the comparison; give it as {OWN.get(flag, '--steps')}")
+    configs = [resolve(_training(unpaced, one, plan.seeds[0])[1:]).config for one in plan.contestants]
+    kinds = {(config.data.name, config.data.size) for config in configs}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"compare: all must learn the same data, got {', '.join(sorted(config.data.name for config in configs))}"
+            "; compare those of one data set at a time"
+        )
+    if plan.protocol.robot or plan.features != FeatureConfig():
+        data = configs[0].data
+        dataset = load(data.name, "validation", path=data.path, size=data.size)
+        check_robot(dataset, plan.protocol)
+        measures(plan.features, dataset.shape)
+
+
 def commands(plan: Plan) -> list[str]:
-    """The trainings of a plan as command lines; where seconds are given, without the steps that will fill them."""
+    """The trainings of a plan as command lines; where seconds are given, without the steps that will fill them.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    check(plan)
     unpaced = dataclasses.replace(plan, seconds=None)
     jobs = [(contestant, seed) for seed in plan.seeds for contestant in plan.contestants]
     return [shlex.join(["daps", *_training(unpaced, *job)]) for job in jobs]
@@ -145,31 +214,67 @@ def _training(plan: Plan, contestant: Contestant, seed: int) -> list[str]:
     return [*arguments, "--train.seed", str(seed), *place]
 
 
-def _run_daps(arguments: Sequence[str]) -> None:
-    """`daps` in another process, so that each run has its own peak of memory and clean state."""
+def _run_daps(arguments: Sequence[str]) -> int:
+    """`daps` in another process, so that each run has its own peak of memory and clean state; its exit code.
+
+    Raises:
+        Stopped: it was interrupted, or this process was, which passes that on.
+    """
     process = subprocess.Popen([sys.executable, "-m", "daps", *arguments])
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:  # the terminal tells the child too, which saves and ends
-            continue
-    if code:
-        raise Stopped(code)
+    asked = False
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on) if current_thread() is main_thread() else None
+    try:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # the terminal tells the child too, which saves and ends
+                continue
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+    if asked or code == INTERRUPTED:
+        raise Stopped(INTERRUPTED)
+    return code
 
 
 def _steps_within(plan: Plan, contestant: Contestant, seconds: float) -> int:
-    """Steps that a training of so many seconds has, from the pace of a short one, which is measured once."""
+    """Steps that a training of so many seconds has, from the pace of a short one, which is measured once.
+
+    Raises:
+        Stopped: by the user.
+        _Unpaced: the short training failed.
+    """
     folder = plan.folder / "pace" / contestant.slug
     runtime = ["--runtime.log-every", "10", "--runtime.eval-every", "1000", "--runtime.eval-size", "1"]
     trial = dataclasses.replace(plan, steps=CALIBRATION, seconds=None)
-    arguments = [*_training(trial, contestant, 0), *runtime, "--run", str(folder)]
-    if Run(folder).trained_steps() != CALIBRATION:
-        _run_daps(arguments)
+    arguments = [*_training(trial, contestant, 0), *runtime, "--train.warmup", "0", "--run", str(folder)]
+    if not _measured(folder, arguments, plan.device):
+        shutil.rmtree(folder, ignore_errors=True)
+        if code := _run_daps(arguments):
+            raise _Unpaced(code)
     rows = [row for row in Run(folder).metrics() if "loss" in row]
     clock = "cpu_seconds" if Run(folder).read_json("environment.json")["device"] == "cpu" else "seconds"
     paces = [(b[clock] - a[clock]) / (b["step"] - a["step"]) for a, b in zip(rows, rows[1:], strict=False)]
     return max(round(seconds / float(np.median(paces))), 1)
+
+
+def _measured(folder: Path, arguments: Sequence[str], device: str) -> bool:
+    """Whether a pace is of these arguments, on this kind of device."""
+    run = Run(folder)
+    if run.trained_steps() != CALIBRATION:
+        return False
+    there, asked = run.config(), resolve(arguments[1:]).config
+    if there != dataclasses.replace(asked, nets=dataclasses.replace(asked.nets, data_shape=there.nets.data_shape)):
+        return False
+    on_cpu = run.read_json("environment.json")["device"] == "cpu"
+    return on_cpu == (pick_device(device).type == "cpu")
 
 
 def _evaluate(plan: Plan, folder: Path) -> None:
@@ -229,6 +334,7 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
         "information_bits": figures["information_bits"],
         "usage": stochastic["usage_pooled"],
         "usage_per_position": fmean(stochastic["usage_per_position"]),
+        "usage_per_position_greedy": fmean(greedy["usage_per_position"]),
         "perplexity": stochastic["perplexity_pooled"],
         "perplexity_per_position": fmean(stochastic["perplexity_per_position"]),
         "perplexity_per_position_greedy": fmean(greedy["perplexity_per_position"]),
@@ -274,6 +380,8 @@ COLUMNS: tuple[Column, ...] = (
     ("I(x; z), bits", lambda r: r["information_bits"], ",.1f"),
     ("symbols used", lambda r: r["usage_per_position"], ".0%"),
     ("perplexity", lambda r: r["perplexity_per_position"], ",.1f"),
+    ("symbols used, greedy", lambda r: r.get("usage_per_position_greedy"), ".0%"),
+    ("perplexity, greedy", lambda r: r.get("perplexity_per_position_greedy"), ",.1f"),
 )
 
 

@@ -164,7 +164,7 @@ def _evaluate(
     columns: dict[str, list[Tensor]] = {}
     codes: dict[str, list[Tensor]] = {mode: [] for mode in MODES}
     shown: list[Tensor] = []
-    moving, kinematics = dataset.name in MOTION, _kinematics(dataset, protocol)
+    moving, kinematics = dataset.name in MOTION, check_robot(dataset, protocol)
     aggregate = torch.zeros(model.num_tokens, model.vocab_size, dtype=torch.float64)
     for batch in _batches(count, protocol):
         x = torch.as_tensor(dataset[batch], device=model.device)
@@ -239,8 +239,8 @@ def _about(dataset: Dataset, protocol: Protocol, count: int, comparisons: list[C
     }
 
 
-def _kinematics(dataset: Dataset, protocol: Protocol) -> Kinematics | None:
-    """Of the robot asked for.
+def check_robot(dataset: Dataset, protocol: Protocol) -> Kinematics | None:
+    """Kinematics of the robot asked for, or None.
 
     Raises:
         ValueError: no motion, or a robot with other joints.
@@ -360,19 +360,24 @@ def evaluate_run(
     }
     if protocol.limit is None or protocol.limit >= len(dataset):
         name = "evaluation" if split == "validation" else f"evaluation_{split}"
-        _keep_features(figures, run, f"{name}.json")
+        _keep(figures, run, f"{name}.json")
         with replacing(run.path / f"{name}.npz") as file:
             np.savez_compressed(file, **arrays)
         write_json(run.path / f"{name}.json", figures)
     return figures
 
 
-def _keep_features(figures: dict[str, Any], run: Run, name: str) -> None:
-    """Takes over an earlier evaluation's distances in features, if none were asked for now and it was as this one."""
-    old = run.read_json(name) if "features" not in figures and (run.path / name).is_file() else {}
+def _keep(figures: dict[str, Any], run: Run, name: str) -> None:
+    """Takes over what an earlier evaluation measured and this one was not asked for, if it was as this one."""
+    old = run.read_json(name) if (run.path / name).is_file() else {}
     alike = [{**one.get("protocol", {}), "features": []} for one in (old, figures)]
-    if "features" in old and old["step"] == figures["step"] and alike[0] == alike[1]:
-        figures["features"], figures["protocol"]["features"] = old["features"], old["protocol"]["features"]
+    if not old or old["step"] != figures["step"] or alike[0] != alike[1]:
+        return
+    for group in ("features", "motion"):
+        for mode, found in old.get(group, {}).items():
+            figures.setdefault(group, {})[mode] = {**found, **figures.get(group, {}).get(mode, {})}
+    now = figures["protocol"]["features"]
+    figures["protocol"]["features"] = now + [one for one in old["protocol"]["features"] if one not in now]
 
 
 def subset(dataset: Dataset, count: int) -> np.ndarray:

@@ -229,6 +229,8 @@ def measures(config: FeatureConfig, shape: tuple[int, ...], device: str | torch.
     """
     if config != FeatureConfig():
         rgb_bytes(torch.empty(0, *shape), 1.0)  # complains at once
+    if config.lpips:
+        LPIPS.check(*shape[-2:])
     found: list[Measure] = []
     if "efficientnet" in config.networks:
         network: FeatureNetwork = load_efficientnet()

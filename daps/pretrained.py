@@ -93,15 +93,23 @@ class LPIPS(nn.Module):
         Raises:
             ValueError: pictures of fewer than 31 pixels a side.
         """
-        if min(a.shape[2:]) < self.LEAST:
-            raise ValueError(
-                f"lpips: pictures must be at least {self.LEAST} pixels square, got {a.shape[2]} x {a.shape[3]}; "
-                "leave --lpips out"
-            )
+        self.check(a.shape[2], a.shape[3])
         total = torch.zeros(len(a), device=a.device)
         for weight, left, right in zip(self.weights, self._activations(a), self._activations(b), strict=True):
             total = total + ((left - right) ** 2 * weight.view(-1, 1, 1)).sum(1).mean((1, 2))
         return total
+
+    @classmethod
+    def check(cls, height: int, width: int) -> None:
+        """Whether pictures are large enough.
+
+        Raises:
+            ValueError: fewer than 31 pixels a side.
+        """
+        if min(height, width) < cls.LEAST:
+            raise ValueError(
+                f"lpips: pictures must be at least {cls.LEAST} pixels square, got {height} x {width}; leave --lpips out"
+            )
 
     def _activations(self, pictures: Tensor) -> list[Tensor]:
         x = (pictures.float() / 127.5 - 1 - self.mean) / self.deviation

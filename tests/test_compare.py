@@ -3,16 +3,20 @@
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from daps import compare as comparison
 from daps.cli import main
 from daps.compare import BETA, Contestant, Plan, compare, markdown, table
 from daps.evaluate import Protocol
 from daps.report import DASH
-from daps.run import Run, peak_memory, pick_device, portable_command
+from daps.run import Run, exclusive, peak_memory, pick_device, portable_command
 
 
 def test_a_contestant_is_a_method_of_a_preset_with_options() -> None:
@@ -106,15 +110,85 @@ def test_seconds_become_steps_by_the_pace_of_a_short_training(tmp_path: Path) ->
     assert 0.1 < found["wall_s"] < 2.5  # a busy machine paces unevenly
 
 
+def test_the_pace_is_of_the_options_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps fill the seconds at the median of a short training's intervals, measured anew under other options."""
+    begun: list[list[str]] = []
+    really = comparison._run_daps
+
+    def counted(arguments: Sequence[str]) -> int:
+        begun.append(list(arguments))
+        return really(arguments)
+
+    monkeypatch.setattr(comparison, "_run_daps", counted)
+
+    def steps(*options: str) -> int:
+        one = Contestant.parse("fsq", "digits")
+        options = ("--runtime.threads", "1", *options)
+        return comparison._steps_within(
+            Plan((one,), (0,), tmp_path, seconds=5.0, options=options, device="cpu"), one, 5.0
+        )
+
+    first = steps("--train.batch-size", "4")
+    rows = [row for row in Run(tmp_path / "pace" / "fsq").metrics() if "loss" in row]
+    paces = np.diff([row["cpu_seconds"] for row in rows]) / np.diff([row["step"] for row in rows])
+    assert first == round(5 / float(np.median(paces))) and len(begun) == 1
+    assert steps("--train.batch-size", "4") == first and len(begun) == 1  # measured once
+    assert steps("--train.batch-size", "256") != first and len(begun) == 2
+    steps("--train.batch-size", "256", "--train.warmup", "100")  # longer than the short training
+    assert len(begun) == 2
+
+
+def test_who_fails_does_not_take_the_others_along(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    blocked = tmp_path / "daps_0"
+    blocked.mkdir()
+    (blocked / "photo.txt").write_text("of the user")
+    arguments = ["compare", "digits", "--methods", "daps", "fsq", "--run", str(tmp_path), "--steps", "2"]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--device", "cpu", "--threads", "1"])
+    told = capfd.readouterr().err
+    assert stop.value.code == 2 and "compare: 1 trainings failed: daps, seed 0 (exit code 2)" in told
+    assert [row["method"] for row in json.loads((tmp_path / "compare.json").read_text())] == ["fsq"]
+    assert (tmp_path / "compare.html").is_file() and (blocked / "photo.txt").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_comparison_that_is_ended_ends_its_training(tmp_path: Path) -> None:
+    """SIGTERM to the comparison: the training saves and leaves, and the same command goes on from there."""
+    command = [sys.executable, "-m", "daps", "compare", "digits", "--methods", "fsq", "--run", str(tmp_path)]
+    command += ["--steps", "100000", "--threads", "1", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "fsq_0" / "metrics.jsonl"
+    due = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert time.monotonic() < due and process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    shown = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "the same command continues" in shown
+    with exclusive(tmp_path / "fsq_0"):  # nobody trains there any more
+        assert (tmp_path / "fsq_0" / "state.safetensors").is_file()
+
+
 def test_what_goes_wrong_is_told_in_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for arguments, complaint in (
         (["--collect"], "compare: no evaluated run in"),
         (["--", "--train.batch-size", "0"], "train.batch_size: must be > 0"),
+        (["--", "--train.seed", "1"], "compare: --train.seed is set by the comparison; give it as --seeds"),
+        (["--", "--run=x"], "compare: --run is set by the comparison; give it as --run before --"),
+        (["--", "--train.steps", "9"], "compare: --train.steps is set by the comparison; give it as --steps"),
+        (["--methods", "fsq", "fsq --device cpu"], "compare: --device is set by the comparison"),
+        (["--methods", "daps", "daps --method.sampels 8"], "sampels"),
+        (["--methods", "daps", "array:fsq"], "compare: all must learn the same data, got array, digits"),
+        (["--methods", "daps", "array:fsq", "--dry-run"], "compare: all must learn the same data"),
+        (["--robot", "g1.xml"], "robot: belongs to motion"),
+        (["--lpips", "alex.pth"], "lpips: "),
+        (["--methods", "fsq", "--", "--nets.encoder-kind", "autoregressive"], "nets.encoder_kind: fsq has a parallel"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["compare", "digits", "--run", str(tmp_path / "c"), "--steps", "2", *arguments])
         assert stop.value.code == 2
-        assert complaint in capfd.readouterr().err
+        shown = capfd.readouterr()
+        assert complaint in shown.err and "step" not in shown.out  # before anything is trained
 
 
 def test_memory_and_commands_are_recorded_without_the_machine() -> None:

@@ -49,6 +49,19 @@ def test_eval_has_the_errors_of_motion(run: Path, robot: Path, capsys: pytest.Ca
     assert "errors of the motion" in shown and f"{figures['greedy']['joint_rms']:.4g}" in shown
 
 
+def test_an_evaluation_keeps_what_an_earlier_one_measured(run: Path, robot: Path) -> None:
+    """Errors with a robot stay when the same protocol runs without one, and go when it is another protocol."""
+
+    def figures(*more: str) -> dict[str, float]:
+        main(["eval", str(run), "--samples", "1", "--device", "cpu", "--batch-size", "25", *more])
+        greedy: dict[str, float] = json.loads((run / "evaluation.json").read_text())["motion"]["greedy"]
+        return greedy
+
+    first = figures("--robot", str(robot))
+    assert "mpjpe" in first and figures() == first
+    assert "mpjpe" not in figures("--seed", "1")
+
+
 def test_without_a_robot_positions_are_left_out_and_the_report_draws_joints(run: Path, tmp_path: Path) -> None:
     main(["eval", str(run), "--samples", "1", "--device", "cpu"])
     evaluation = json.loads((run / "evaluation.json").read_text())

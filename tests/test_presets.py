@@ -9,7 +9,7 @@ import torch
 
 from builders import SHAPES
 from daps.config import Config
-from daps.methods import METHODS
+from daps.methods import METHODS, FSQConfig, PPOConfig, VQVAEConfig
 from daps.presets import PRESETS, preset
 from daps.scaling import Affine, Threshold
 from daps.train import Trainer
@@ -89,6 +89,40 @@ def test_gumbel_rows_carry_the_papers_values(
     assert rates == ((1e-4, 0.1) if slow else (3e-4, 1.0)) and config.train.optimizer == "adamw"
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers", "commitment", "levels", "layers", "ratios"),
+    [
+        ("mnist-paper", 28 * 28, 0.25, (8, 6, 5), 2, (7, 6)),
+        ("cifar10-paper", 3 * 32 * 32, 0.25, (8, 8, 8), 4, (6, 6)),
+        ("lafan1-paper", 32 * 36, 0.5, (10, 10, 10), 6, (4, 4)),
+        ("imagenet256-paper", 3 * 256 * 256, 0.25, (8, 5, 5, 5), 6, (4, 4)),
+    ],
+)
+def test_rows_with_parallel_encoders_carry_the_papers_values(
+    name: str, numbers: int, commitment: float, levels: tuple[int, ...], layers: int, ratios: tuple[int, int]
+) -> None:
+    """Where the authors divide the loss by the numbers of a datum, clipping at 1 of theirs is at N of ours."""
+    for method in ("fsq", "vqvae", "daps-na", "gumbel-na"):
+        config = preset(name, method)
+        nets, quantised = config.nets, method in ("fsq", "vqvae")
+        assert (nets.encoder_kind, nets.trunk_layers) == ("parallel", layers)
+        assert nets.mlp_ratio == ratios[0 if quantised else 1] and nets.structure == "free" and not nets.aligned
+        assert config.train.clip == (numbers if quantised else 1.0) and config.train.optimizer == "adamw"
+    assert preset(name, "fsq").method == FSQConfig(levels)
+    vqvae = preset(name, "vqvae").method
+    assert isinstance(vqvae, VQVAEConfig) and vqvae.commitment == commitment and vqvae.codebook == "gradient"
+    assert vqvae.spread == pytest.approx(preset(name).nets.width ** -0.5) and vqvae.decayed and not vqvae.from_data
+    assert (vqvae.revival, vqvae.dimension, vqvae.own) == (0.0, 0, False)
+
+
+def test_the_row_of_ppo_carries_the_authors_values() -> None:
+    ppo = preset("mnist-paper", "ppo").method
+    assert isinstance(ppo, PPOConfig)
+    assert (ppo.samples, ppo.updates, ppo.lag, ppo.clip, ppo.ratio) == (1, 1, True, 0.2, "sequence")
+    assert (ppo.baseline, ppo.normalised, ppo.kl_target, ppo.kl_price) == ("learned", False, 0.05, 10.0)
+    assert (ppo.beta_first, ppo.beta_last) == (1.0, 0.01)
+
+
 GOLDEN = {
     ("mnist-paper", "daps", "solve"): [610.6458740234375, 606.8741455078125, 605.5239868164062],
     ("mnist-paper", "daps", "gradient"): [639.1109008789062, 634.5592651367188, 631.6670532226562],
@@ -104,7 +138,7 @@ def test_the_paper_presets_train_as_they_did(name: str, method: str, eta: str) -
     config = dataclasses.replace(
         config,
         method=dataclasses.replace(config.method, **({"eta": eta} if eta else {})),
-        train=dataclasses.replace(config.train, batch_size=8),
+        train=dataclasses.replace(config.train, batch_size=8, clip=1.0),  # as it was then
     )
     torch.manual_seed(0)
     binary = config.data.scaling == "binarise"

@@ -7,8 +7,16 @@
 # there again for the next piece; where OUT is set, they and the collected docs/ are copied into it.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-study=$1 data=$2 piece=${3:-540}
-shift $(($# < 3 ? $# : 3))
+if [ $# -lt 2 ]; then
+    sed -n '4p' "$0" | cut -c5- >&2
+    exit 2
+fi
+study=$1 data=$2 piece=540
+shift 2
+if [[ ${1:-} =~ ^[0-9]+$ ]]; then
+    piece=$1
+    shift
+fi
 runs=${RUNS:-runs/gpu}
 timeout --signal=INT --kill-after=40 "$piece" "${PYTHON:-python}" benchmarks/compare.py "$study" "$data" --runs "$runs" "$@"
 code=$?

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -152,6 +152,9 @@ def _writable(x: Tensor | np.ndarray) -> Tensor | np.ndarray:
 @dataclass(frozen=True)
 class MethodConfig(ABC):
     """Settings of one training method; `METHODS` maps its name to its class."""
+
+    parallel_only: ClassVar[bool] = False
+    """Whether codes are not drawn, so that no token can wait for those before: nets.encoder_kind has no say then."""
 
     @abstractmethod
     def build(self, nets: Architecture, scaling: Scaling, steps: int) -> Autoencoder:

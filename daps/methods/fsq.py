@@ -6,6 +6,7 @@ passes the rounding as if it were the identity. No codebook, no auxiliary loss.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from daps.symbols import mixed_radix
 class FSQConfig(MethodConfig):
     """Settings of FSQ."""
 
+    parallel_only: ClassVar[bool] = True
     levels: tuple[int, ...] = (8, 6, 5)
     """Levels of each coordinate; their product is the number of symbols."""
 
@@ -79,7 +81,8 @@ class Lattice(Quantiser):
 
     def symbols(self, z: Float[Tensor, "*N L"]) -> Int[Tensor, "*N"]:
         """The lattice point that each coordinate rounds to."""
-        digits = (z * (self.levels // 2)).round().long() + self.levels // 2
+        steps = (z * (self.levels // 2)).nan_to_num(0.0)  # what is not finite shows in the loss, which skips the step
+        digits = steps.round().long() + self.levels // 2
         return (digits * self.radix).sum(-1)
 
     def vectors(self, symbols: Int[Tensor, "*N"]) -> Float[Tensor, "*N L"]:
@@ -102,5 +105,5 @@ class FSQ(Autoencoder):
 
     @property
     def final_beta(self) -> float:
-        """Its code length is constant, so any price serves: 1."""
-        return 1.0
+        """Its code length is constant, so any price serves: the paper's."""
+        return 0.01

@@ -8,7 +8,7 @@ wants features that are near one corner, and a batch that uses all of them alike
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ Aggregate = Literal["codes", "bits"]
 class SignConfig(MethodConfig):
     """Settings that LFQ and BSQ share."""
 
+    parallel_only: ClassVar[bool] = True
     commitment: float = 0.25
     """Weight of the commitment loss against -log p per value of x."""
     entropy: float = 0.1
@@ -207,5 +208,5 @@ class SignQuantised(Autoencoder):
 
     @property
     def final_beta(self) -> float:
-        """Its code length is constant, so any price serves: 1."""
-        return 1.0
+        """Its code length is constant, so any price serves: the paper's."""
+        return 0.01

@@ -7,7 +7,7 @@ code vectors follow the features that choose them, and a commitment loss keeps f
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from daps.scaling import Scaling
 class VQVAEConfig(MethodConfig):
     """Settings of VQ-VAE."""
 
+    parallel_only: ClassVar[bool] = True
     commitment: float = 0.25
     """Weight of the commitment loss against -log p per value of x."""
     codebook: Literal["ema", "gradient"] = "ema"
@@ -34,12 +35,17 @@ class VQVAEConfig(MethodConfig):
     """Laplace smoothing of the codes' counts (ema)."""
     dimension: int = 0
     """L, dimensions of a code vector; 0: the networks' width. The decoder reads code vectors as they are where that is
-    their dimension, else through a linear map; unless nets.structure is free, each symbol also has a vector there of
-    its own, as in all methods."""
+    their dimension, else through a linear map."""
+    own: bool = False
+    """Whether each symbol also has a vector of its own in the decoder, as other methods' structured symbols have."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """What is nearest; with cosine, features and code vectors lie on the unit sphere (Yu et al., 2022)."""
     from_data: bool = True
-    """Whether code vectors begin as features of the first batch; else from N(0, 1)."""
+    """Whether code vectors begin as features of the first batch; else from N(0, spread^2)."""
+    spread: float = 1.0
+    """Standard deviation that code vectors begin with, where they do not begin from data."""
+    decayed: bool = False
+    """Whether weight decay takes learned code vectors along."""
     revival: float = 0.1
     """Codes used less than this share of the average are set to features of the batch; 0: none."""
 
@@ -52,6 +58,8 @@ class VQVAEConfig(MethodConfig):
             raise ValueError(f"method.decay: must lie in [0, 1), got {self.decay:g}; 0.99 is usual")
         if not 0 < self.smoothing < math.inf:
             raise ValueError(f"method.smoothing: must be > 0 and finite, got {self.smoothing:g}; 1e-5 is usual")
+        if not 0 < self.spread < math.inf:
+            raise ValueError(f"method.spread: must be > 0 and finite, got {self.spread:g}; 1 is usual")
         if self.dimension < 0:
             raise ValueError(f"method.dimension: must be >= 0, got {self.dimension}; 0 takes the networks' width")
         if not 0 <= self.revival < 1:
@@ -69,7 +77,7 @@ class VQVAEConfig(MethodConfig):
         kind = AveragedCodebook if self.codebook == "ema" else LearnedCodebook
         codebook = kind(nets.vocab_size, self.dimension or nets.width, self)
         encoder = QuantisedEncoder(nets.parallel_trunk(), codebook)
-        decoder = nets.decoder(QuantisedEmbedding(codebook, nets.width, own=nets.structure != "free"))
+        decoder = nets.decoder(QuantisedEmbedding(codebook, nets.width, own=self.own))
         return VQVAE(encoder, decoder, nets.data_shape, scaling, self)
 
 
@@ -158,7 +166,7 @@ class AveragedCodebook(Codebook):
 
     def __init__(self, size: int, dimensions: int, config: VQVAEConfig) -> None:
         super().__init__(size, dimensions, config)
-        self.register_buffer("weight", torch.randn(size, dimensions))
+        self.register_buffer("weight", config.spread * torch.randn(size, dimensions))
         self.register_buffer("sums", self.weight.clone())
 
     def rows(self) -> Float[Tensor, "V L"]:
@@ -186,7 +194,7 @@ class LearnedCodebook(Codebook):
 
     def __init__(self, size: int, dimensions: int, config: VQVAEConfig) -> None:
         super().__init__(size, dimensions, config)
-        self.weight = nn.Parameter(torch.randn(size, dimensions))
+        self.weight = nn.Parameter(config.spread * torch.randn(size, dimensions))
         self.register_buffer("shift", torch.zeros(size, dimensions))
 
     def rows(self) -> Float[Tensor, "V L"]:
@@ -253,12 +261,12 @@ class VQVAE(Autoencoder):
 
     @property
     def final_beta(self) -> float:
-        """Its code length is constant, so any price serves: 1."""
-        return 1.0
+        """Its code length is constant, so any price serves: the paper's."""
+        return 0.01
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Code vectors are not decayed: they are where features are, and no weights of a map."""
+        """Code vectors are not decayed, unless asked for: they are where features are, and no weights of a map."""
         learned = {id(p) for p in self.codebook.parameters()}
         parts = [[p for p in self.parameters() if (id(p) in learned) == inside] for inside in (False, True)]
-        decays = (weight_decay, 0.0)
+        decays = (weight_decay, weight_decay if self.config.decayed else 0.0)
         return [{"params": p, "lr": learning_rate, "weight_decay": d} for p, d in zip(parts, decays, strict=True) if p]

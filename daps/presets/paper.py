@@ -12,6 +12,20 @@ from daps.presets.row import Preset, Variant, parallel
 
 COSINE = {"learning_rate": 1e-4, "learning_rate_decay": 0.1}
 
+
+def per_value(numbers: int) -> dict[str, float]:
+    """What makes the clipping theirs where they divide the loss by the numbers of a datum: adaptive clipping at 1 of
+    that is clipping at N of ours, and AdamW does not see a factor."""
+    return {"clip": float(numbers)}
+
+
+def vqvae(commitment: float, width: int) -> VQVAEConfig:
+    """Their codebook: a table as embeddings begin, learned and decayed like any weight."""
+    return VQVAEConfig(
+        commitment=commitment, codebook="gradient", from_data=False, spread=width**-0.5, decayed=True, revival=0.0
+    )
+
+
 # fmt: off
 PAPER: dict[str, Preset] = {
     "mnist-paper": Preset(
@@ -31,9 +45,8 @@ PAPER: dict[str, Preset] = {
                  "ppo": Variant(PPOConfig(samples=1, updates=1, lag=True, clip=0.2, ratio="sequence",
                                           baseline="learned", normalised=False, kl_target=0.05, beta_first=1.0,
                                           beta_last=0.01)),
-                 "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
-                                  parallel((2, 4), 2, 7, 256)),
-                 "fsq": Variant(FSQConfig((8, 6, 5)), parallel((2, 4), 2, 7, 240))},
+                 "vqvae": Variant(vqvae(0.25, 64), parallel((2, 4), 2, 7, 256), per_value(784)),
+                 "fsq": Variant(FSQConfig((8, 6, 5)), parallel((2, 4), 2, 7, 240), per_value(784))},
     ),
     "cifar10-paper": Preset(
         about="CIFAR-10, 64 tokens of 512 symbols (576 bits), as in the paper",
@@ -50,9 +63,8 @@ PAPER: dict[str, Preset] = {
                                       parallel((8, 8), 4, 6, 512)),
                  "grmck": Variant(GRMCKConfig(beta_first=3.0, beta_last=0.01, temperature_last=0.75,
                                               inner_samples=100)),
-                 "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
-                                  parallel((8, 8), 4, 6, 512)),
-                 "fsq": Variant(FSQConfig((8, 8, 8)), parallel((8, 8), 4, 6, 512))},
+                 "vqvae": Variant(vqvae(0.25, 128), parallel((8, 8), 4, 6, 512), per_value(3072)),
+                 "fsq": Variant(FSQConfig((8, 8, 8)), parallel((8, 8), 4, 6, 512), per_value(3072))},
     ),
     "lafan1-paper": Preset(
         about="LAFAN1 on the Unitree G1, 32 frames as 64 tokens of 1024 symbols (640 bits), as in the paper",
@@ -67,9 +79,8 @@ PAPER: dict[str, Preset] = {
                  "gumbel-na": Variant(GumbelConfig(beta_first=3.0, beta_last=0.01, temperature_last=0.75),
                                       parallel((64,), 6, 4, 1024)),
                  "grmck": Variant(GRMCKConfig(beta_first=2.0, beta_last=0.01, inner_samples=10), train=COSINE),
-                 "vqvae": Variant(VQVAEConfig(commitment=0.5, codebook="gradient", from_data=False, revival=0.0),
-                                  parallel((64,), 6, 4, 1024)),
-                 "fsq": Variant(FSQConfig((10, 10, 10)), parallel((64,), 6, 4, 1000))},
+                 "vqvae": Variant(vqvae(0.5, 128), parallel((64,), 6, 4, 1024), per_value(1152)),
+                 "fsq": Variant(FSQConfig((10, 10, 10)), parallel((64,), 6, 4, 1000), per_value(1152))},
     ),
     "imagenet256-paper": Preset(
         about="pictures at 256 x 256, 1024 tokens of 1024 symbols (1.28 kB), as in the paper; --data.path ImageNet",
@@ -87,9 +98,8 @@ PAPER: dict[str, Preset] = {
                                       parallel((32, 32), 6, 4, 1024)),
                  "grmck": Variant(GRMCKConfig(beta_first=10.0, beta_last=1.0, temperature_last=0.75,
                                               inner_samples=10), train={"learning_rate": 1e-4}),
-                 "vqvae": Variant(VQVAEConfig(commitment=0.25, codebook="gradient", from_data=False, revival=0.0),
-                                  parallel((32, 32), 6, 4, 1024)),
-                 "fsq": Variant(FSQConfig((8, 5, 5, 5)), parallel((32, 32), 6, 4, 1000))},
+                 "vqvae": Variant(vqvae(0.25, 128), parallel((32, 32), 6, 4, 1024), per_value(196608)),
+                 "fsq": Variant(FSQConfig((8, 5, 5, 5)), parallel((32, 32), 6, 4, 1000), per_value(196608))},
     ),
 }
 # fmt: on

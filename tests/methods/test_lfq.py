@@ -185,7 +185,7 @@ def test_the_loss_is_the_published_one(kind: type[SignConfig], aggregate: str, x
         {"gap": gap, "conditional_entropy": entropy(q).mean(), "aggregate_entropy": mean}, rel=1e-6
     )
     assert float(metrics["elbo"]) == pytest.approx(log_p - T * math.log(V), rel=1e-6)
-    assert model.final_beta == 1 and model.config.targets == {}
+    assert model.final_beta == 0.01 and model.config.targets == {}
 
 
 @BOTH

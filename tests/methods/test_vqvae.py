@@ -317,15 +317,25 @@ def test_code_vectors_are_not_decayed() -> None:
     assert vectors["params"] == [model.codebook.weight] and (vectors["lr"], vectors["weight_decay"]) == (1e-3, 0.0)
     assert (nets["lr"], nets["weight_decay"]) == (1e-3, 0.1)
     assert {id(p) for p in model.parameters()} == {id(p) for p in [*nets["params"], *vectors["params"]]}
-    (alone,) = build().parameter_groups(1e-3, 0.1)
-    assert {id(p) for p in alone["params"]} == {id(p) for p in model.parameters()} or alone["weight_decay"] == 0.1
+    averaged = build()
+    (alone,) = averaged.parameter_groups(1e-3, 0.1)
+    assert {id(p) for p in alone["params"]} == {id(p) for p in averaged.parameters()} and alone["weight_decay"] == 0.1
+    decayed = build(codebook="gradient", decayed=True).parameter_groups(1e-3, 0.1)
+    assert [group["weight_decay"] for group in decayed] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_code_vectors_begin_as_wide_as_asked_for(codebook: str) -> None:
+    nets = dataclasses.replace(NETS, vocab_size=512, width=64)
+    model = VQVAEConfig(codebook=codebook, from_data=False, spread=0.125).build(nets, Affine(), steps=1)
+    assert float(model.codebook.table().detach().std()) == pytest.approx(0.125, rel=0.02)
 
 
 def test_encoder_and_decoder_share_the_codebook() -> None:
     for codebook in ("ema", "gradient"):
         model = build(codebook=codebook, dimension=2)
         assert model.encoder.quantiser is model.decoder.embedding.quantiser
-        assert model.final_beta == 1 and model.codebook.dimensions == 2
+        assert model.final_beta == 0.01 and model.codebook.dimensions == 2
     assert build().codebook.dimensions == NETS.width
 
 
@@ -354,6 +364,7 @@ def test_it_learns_four_data(codebook: str, distance: str) -> None:
         ({"decay": 1.0}, r"method.decay: must lie in \[0, 1\), got 1; 0.99 is usual"),
         ({"decay": math.nan}, r"method.decay: must lie in \[0, 1\), got nan"),
         ({"smoothing": 0.0}, r"method.smoothing: must be > 0 and finite, got 0; 1e-5 is usual"),
+        ({"spread": 0.0}, r"method.spread: must be > 0 and finite, got 0; 1 is usual"),
         ({"dimension": -1}, r"method.dimension: must be >= 0, got -1; 0 takes the networks' width"),
         ({"revival": 1.0}, r"method.revival: is a share of the average usage in \[0, 1\), got 1; try 0.1"),
         ({"revival": -0.1}, r"method.revival: is a share of the average usage in \[0, 1\), got -0.1"),
