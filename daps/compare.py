@@ -19,6 +19,7 @@ import numpy as np
 
 from daps import plots, report
 from daps.atomic import replacing
+from daps.config import Config, DataConfig
 from daps.data import load
 from daps.entries import Entry, parameters, read_entries
 from daps.evaluate import Protocol, check_robot, evaluate_run
@@ -140,7 +141,7 @@ def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
     """
     jobs = [(contestant, seed) for seed in plan.seeds for contestant in plan.contestants]
     if train:
-        check(plan)
+        check_measures(plan, check(plan).data)
     failed = []
     for number, (contestant, seed) in enumerate(jobs if train else (), 1):
         print(f"[{number}/{len(jobs)}] {contestant.label}, seed {seed}", flush=True)
@@ -165,12 +166,11 @@ def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
-def check(plan: Plan) -> None:
-    """Whether all contestants can be trained and evaluated side by side, before any is.
+def check(plan: Plan) -> Config:
+    """Whether all contestants can be trained side by side, before any is; the first one's settings.
 
     Raises:
-        ValueError: settings that cannot be, other data, options that the comparison sets itself, or measures that
-            the data do not have.
+        ValueError: settings that cannot be, other data, or options that the comparison sets itself.
     """
     unpaced = dataclasses.replace(plan, seconds=None)
     for word in [*plan.options, *(word for one in plan.contestants for word in one.options)]:
@@ -184,8 +184,16 @@ def check(plan: Plan) -> None:
             f"compare: all must learn the same data, got {', '.join(sorted(config.data.name for config in configs))}"
             "; compare those of one data set at a time"
         )
+    return configs[0]
+
+
+def check_measures(plan: Plan, data: DataConfig) -> None:
+    """Whether the data have what is to be measured.
+
+    Raises:
+        ValueError: they do not, or are not there.
+    """
     if plan.protocol.robot or plan.features != FeatureConfig():
-        data = configs[0].data
         dataset = load(data.name, "validation", path=data.path, size=data.size)
         check_robot(dataset, plan.protocol)
         measures(plan.features, dataset.shape)
