@@ -82,7 +82,9 @@ class Trainer:
         torch.manual_seed(_mixed(train.seed, self.step))
         self.model.zero_grad()
         self._set_learning_rate()
-        statistics_before = [buffer.clone() for buffer in self.model.buffers()]  # of batch normalisation
+        # What a step changes by itself: batch statistics, code vectors, frozen copies of networks.
+        moved = [*self.model.buffers(), *(p for p in self.model.parameters() if not p.requires_grad)]
+        before = [tensor.clone() for tensor in moved]
         loss, metrics = self.model(x, self.step)
         loss.backward()
         gradient_norm = adaptive_clip(self.parameters, train.clip)
@@ -94,8 +96,8 @@ class Trainer:
             self.skipped_in_a_row = 0
             self.pending.append({"loss": loss.detach(), "gradient_norm": gradient_norm, **metrics})
         else:
-            for buffer, before in zip(self.model.buffers(), statistics_before, strict=True):
-                buffer.copy_(before)
+            for tensor, old in zip(moved, before, strict=True):
+                tensor.copy_(old)
             self.skipped += 1
             self.skipped_in_a_row += 1
         self.step += 1

@@ -118,6 +118,7 @@ def test_a_folder_of_another_kind_is_no_tracker(place: Path, capsys: pytest.Capt
     (other / "config.json").write_text('{"stage": "planner"}')
     with pytest.raises(ValueError, match="is no tracker; pass the folder that daps robot track wrote"):
         load_tracker(other)
+    track(place)
     with pytest.raises(SystemExit):
         track(place, "--tracking.seed", "1")
     assert "holds another training: tracking.seed (there 0, now 1)" in capsys.readouterr().err
