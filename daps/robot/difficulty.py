@@ -36,9 +36,9 @@ class Difficulty:
         return (self.falls + self.prior * mean + 1e-6) / (self.visits + self.prior)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-        """Motions and frames to begin at: in a second drawn in proportion to its falls, or in the one before."""
+        """Motions and frames to begin at: up to two seconds before seconds drawn in proportion to their falls."""
         bins = torch.multinomial(self.rates(), count, replacement=True, generator=generator)
         clip = self.owner[bins]
-        within = torch.randint(2 * self.second, (count,), generator=generator) - self.second
+        within = torch.randint(2 * self.second, (count,), generator=generator) - 2 * self.second
         frame = (bins - self.first[clip]) * self.second + within
         return clip, frame.clamp_min(0).minimum(self.lengths[clip] - 1)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import Positional
 
+from daps.data.clips import find_clips
 from daps.kinematics import Kinematics
 from daps.options import parse
 from daps.robot.assessment import (
@@ -68,7 +69,8 @@ class EvalOptions:
     loop: LoopConfig = LoopConfig()
     seed: int = 0
     out: Path | None = None
-    """JSON file of rows, which keeps those of other kits; robot.json in the kit's folder if left out."""
+    """JSON file of rows, which keeps those of other kits; robot.json in the kit's folder if left out, here for the kit
+    that comes with the package."""
     threads: Annotated[int, THREADS] = 1
 
 
@@ -83,17 +85,29 @@ def run_eval(arguments: Sequence[str]) -> None:
             raise ValueError(f"{name}: must be >= {least:g} and finite, got {getattr(options, name):g}")
     folder = options.kit or SHIPPED
     kit, model = load_kit(options.kit, options.sentences), build(options.model)
-    sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"])
+    out = options.out or (options.kit or Path()) / "robot.json"
+    needed = set(options.parts) & {"tracker", "commands", "dance"}
+    sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"]) if needed else {}
     method = Run.open(folder / TOKENIZER).config().method_name
     every: list[Row] = []
     for rows in _measured(options, kit, model, sets):
-        keep_rows(options.out or folder / "robot.json", method, rows)
+        keep_rows(out, method, rows)
         every += rows
     print_rows(table(every))
 
 
 def _sets(folder: Path, trained: Sequence[str]) -> dict[str, Clips]:
-    """Training clips and held-out ones of the same kinds."""
+    """Training clips and held-out ones of the same kinds.
+
+    Raises:
+        ValueError: the folder has not the clips of the training.
+    """
+    missing = sorted(set(trained) - set(find_clips(folder)))
+    if missing:
+        raise ValueError(
+            f"clips: {folder} lacks {len(missing)} of {len(trained)} clips that the kit was trained on, such as "
+            f"{missing[0]}; pass the folder that it was trained on"
+        )
     names = {"training clips": tuple(trained), "held-out clips": unseen(folder, trained)}
     return {title: read_clips(folder, chosen) for title, chosen in names.items() if chosen}
 
@@ -103,10 +117,11 @@ def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]
     kinematics, folder = Kinematics.from_mjcf(find_mjcf(options.model)), options.kit or SHIPPED
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
     length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)
-    kinds = {kind_of(name) for name in sets["training clips"]}
+    kinds = {kind_of(name) for name in sets.get("training clips", ())}
     if "tokenizer" in options.parts:
-        every = set(read_clips(options.clips)) - set(training_clips(options.clips))
-        yield tokenizer_rows(kit, read_clips(options.clips, tuple(sorted(every))), "all held-out clips", kinematics)
+        held_out = tuple(sorted(set(find_clips(options.clips)) - set(training_clips(options.clips))))
+        if held_out:
+            yield tokenizer_rows(kit, read_clips(options.clips, held_out), "all held-out clips", kinematics)
     if "tracker" in options.parts:
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         outcomes = _trials(options, kit, codes, model, kinematics, sets)

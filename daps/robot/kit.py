@@ -10,6 +10,7 @@
 
 import dataclasses
 import hashlib
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,14 @@ def load_kit(folder: Path | None = None, sentences: Path | None = None) -> Kit:
             f"kit: the planner in {folder} writes {sizes['num_tokens']} tokens of {sizes['vocab_size']} symbols, the "
             f"tokenizer reads {tokenizer.num_tokens} of {tokenizer.vocab_size}; train the planner on this tokenizer"
         )
+    for name in (PLANNER, CODES):
+        if (folder / name / "config.json").is_file():
+            made_for, there = read_settings(folder / name).get("tokenizer"), digest(folder / TOKENIZER)
+            if isinstance(made_for, str) and re.fullmatch("[0-9a-f]{12}", made_for) and made_for != there:
+                raise ValueError(
+                    f"kit: {folder / name} was trained on another tokenizer ({made_for}, here is {there}); train it on "
+                    "this one"
+                )
     return Kit(tokenizer, load_planner(folder / PLANNER)[0], load_tracker(folder / TRACKER)[0], reader)
 
 
@@ -167,7 +176,11 @@ def pack(source: Path, target: Path) -> int:
     for name, file in [(TOKENIZER, MODEL), *parts]:
         folder = target / name
         folder.mkdir(parents=True)
-        write_json(folder / "config.json", _without_paths(Run.open(source / name).read_json("config.json")))
+        settings = _without_paths(Run.open(source / name).read_json("config.json"))
+        for key, part in (("tokenizer", TOKENIZER), ("teacher", TRACKER)):
+            if name != TOKENIZER and isinstance(settings.get(key), str):
+                settings[key] = digest(target / part)  # of the weights as they are given away
+        write_json(folder / "config.json", settings)
         with safe_open(source / name / file, "pt") as read:
             tensors = {key: read.get_tensor(key) for key in read.keys()}  # noqa: SIM118  is no dictionary
             about = read.metadata()

@@ -96,7 +96,7 @@ def tracking_cost(state: State, goal: State, targets: Float[Tensor, "*N J"]) -> 
     Root within a few centimetres, joints and rotations within a tenth of a radian and their velocities weigh alike.
     """
     turn = rotation.multiply(rotation.conjugate(state.pose[..., 3:ROOT]), goal.pose[..., 3:ROOT])
-    place = _smooth_norm(state.pose[..., :3] - goal.pose[..., :3])
+    place = smooth_norm(state.pose[..., :3] - goal.pose[..., :3])
     speed = (state.velocity[..., :3] - goal.velocity[..., :3]).abs().mean(-1)
     spin = (state.velocity[..., 3:6] - goal.velocity[..., 3:6]).abs().mean(-1)
     joints = (state.pose[..., ROOT:] - goal.pose[..., ROOT:]).abs().mean(-1)
@@ -104,7 +104,7 @@ def tracking_cost(state: State, goal: State, targets: Float[Tensor, "*N J"]) -> 
     effort = (targets - goal.pose[..., ROOT:]).square().mean(-1)
     return (
         2.0 * place
-        + 1.0 * _smooth_norm(rotation.to_vector(turn))
+        + 1.0 * smooth_norm(rotation.to_vector(turn))
         + 0.2 * speed
         + 0.05 * spin
         + 2.0 * joints
@@ -113,6 +113,6 @@ def tracking_cost(state: State, goal: State, targets: Float[Tensor, "*N J"]) -> 
     )
 
 
-def _smooth_norm(v: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N"]:
+def smooth_norm(v: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N"]:
     """|v| rounded off below a centimetre or a hundredth of a radian."""
     return (v.square().sum(-1) + 1e-4).sqrt() - 1e-2

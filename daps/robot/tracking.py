@@ -3,7 +3,8 @@
 A round: the robots follow the motion for a segment, with correlated noise on their targets, and fill a buffer; the
 world model is fitted to what the buffer holds, a few steps at a time; the policy and the model are unrolled from states
 of the buffer, and the tracking cost is differentiated with respect to the policy through all of it (SuperTrack,
-Fussell et al., 2021). Robots that have lost their motion, or come to its end, start again somewhere in the motions.
+Fussell et al., 2021). Robots that have lost their motion, or come to its end, start again somewhere in the motions, and
+now and then others do, so that all motions are seen.
 """
 
 from collections.abc import Iterator
@@ -16,18 +17,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from daps import rotation
+from daps.kinematics import Kinematics
 from daps.mirror import mirrored_joints
 from daps.motion import ROOT
 from daps.precision import Scoring, score_precision
 from daps.robot.difficulty import Difficulty
 from daps.robot.reference import References
 from daps.robot.simulation import Simulation
-from daps.robot.tracker import Tracker, TrackerConfig, tracking_cost
+from daps.robot.tracker import Tracker, TrackerConfig, smooth_norm, tracking_cost
 from daps.robot.world import State, World, prediction_loss
 from daps.schedules import Cosine
 
 CPU = torch.device("cpu")
 MAX_HEIGHT, MAX_TILT, MAX_AWAY = 0.25, 0.8, 1.0  # m, length of the difference of verticals, m
+ENDS = ("left_ankle_roll_link", "right_ankle_roll_link", "left_wrist_yaw_link", "right_wrist_yaw_link")
+MAX_END_HEIGHT = 0.3  # m
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class TrackingConfig:
     """Control steps of robots to simulate."""
     robots: int = 256
     """Simulated at once."""
-    light: float = 0.9
-    """Share of the samples that come from the light twin; the rest are of the robot with all its shapes."""
+    light: float = 0.3
+    """Share of the samples that come from the light twin; the rest are of the robot with all its shapes, whose hands
+    and feet meet the rest of its body."""
     segment: int = 16
     """Control steps that robots go between updates."""
     capacity: int = 4_096
@@ -50,8 +55,12 @@ class TrackingConfig:
     """Of the noise, from one control step to the next."""
     mirror: bool = True
     """Whether the robot also follows every motion as a mirror shows it, and learns from what it did as mirrored."""
+    fresh: float = 0.05
+    """Chance that a robot that keeps its motion begins elsewhere all the same, in each round."""
     hard: float = 0.5
-    """Share of the starts that are about where robots lose their motion, as often as they do there."""
+    """Share of the starts that are shortly before where robots lose their motion, as often as they do there."""
+    ends: float = 1.0
+    """Price of a metre by which hands and feet are off, in the mean, beside root and joints."""
     push: float = 0.3
     """Deviation of the blows that a tenth of the robots get at the start of a segment, m/s."""
     world_hidden: tuple[int, ...] = (512, 512, 512)
@@ -82,12 +91,12 @@ class TrackingConfig:
         for name in ("samples", "robots", "segment", "capacity", "foresight", "horizon", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"tracking.{name}: must be >= 1, got {getattr(self, name)}")
-        for name in ("noise", "push", "world_updates", "policy_updates", "clip"):
+        for name in ("noise", "push", "ends", "world_updates", "policy_updates", "clip"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"tracking.{name}: must be >= 0, got {getattr(self, name):g}")
         if not 0 <= self.memory < 1:
             raise ValueError(f"tracking.memory: must lie in [0, 1), got {self.memory:g}; 0 makes the noise white")
-        for name in ("light", "hard"):
+        for name in ("light", "fresh", "hard"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"tracking.{name}: a share in [0, 1], got {getattr(self, name):g}")
         if self.capacity < self.robots:
@@ -111,6 +120,11 @@ def lost(state: State, goal: State) -> Bool[Tensor, "*N"]:
     tilt = (rotation.up(state.pose[..., 3:ROOT]) - rotation.up(goal.pose[..., 3:ROOT])).norm(dim=-1) > MAX_TILT
     away = (state.pose[..., :3] - goal.pose[..., :3]).norm(dim=-1) > MAX_AWAY
     return height | tilt | away
+
+
+def dropped(bodies: Float[Tensor, "*N E 3"], wanted: Float[Tensor, "*N E 3"]) -> Bool[Tensor, "*N"]:
+    """Whether a hand or a foot is too high or low, given where all four are and ought to be."""
+    return ((bodies - wanted)[..., 2].abs() > MAX_END_HEIGHT).any(-1)
 
 
 class Buffer:
@@ -157,7 +171,8 @@ class Tracking:
         references: to follow.
         config, tracker: settings.
         threads: of the physics.
-        full: the robot with all its shapes, for the end of the training; the light one to the end if None.
+        full: the robot with all its shapes, for the rest of the training; the light one to the end if None.
+        kinematics: of the same robot, by which hands and feet count; if None they do not.
     """
 
     def __init__(
@@ -168,12 +183,13 @@ class Tracking:
         tracker: TrackerConfig | None = None,
         threads: int = 1,
         full: mujoco.MjModel | None = None,
+        kinematics: Kinematics | None = None,
     ) -> None:
         self.config = config = TrackingConfig() if config is None else config
         self.references = references.with_mirror() if config.mirror else references
         torch.manual_seed(config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.full, self.threads = full, threads
+        self.full, self.threads, self.kinematics = full, threads, kinematics
         self.simulation = Simulation(model, config.robots, threads)
         self.tracker, self.world = Tracker(model.nu, tracker), World(model.nu, config.world_hidden)
         self.optimizers = {
@@ -258,11 +274,15 @@ class Tracking:
             given.append(targets)
         self.buffer.add(State.stack(states, 1), torch.stack(given, 1), self.clip, first)
         at = self.references.rows(self.clip, self.frame)
-        fallen = lost(states[-1], State(self.references.poses[at], self.references.velocities[at]))
+        goal = State(self.references.poses[at], self.references.velocities[at])
+        fallen = lost(states[-1], goal)
+        if self.kinematics is not None:
+            fallen |= dropped(self._ends(states[-1].pose), self._ends(goal.pose))
         ended = self.frame + config.segment >= self.references.lengths[self.clip]
         broken = ~torch.isfinite(states[-1].pose).all(-1)
         self.difficulty.observe(self.clip % len(self.difficulty.lengths), self.frame, fallen | broken)
-        self.restart(fallen | ended | broken)
+        fresh = torch.rand(config.robots, generator=self.generator) < config.fresh
+        self.restart(fallen | ended | broken | fresh)
         return {"lost": float(fallen.float().mean())}
 
     def fit_world(self) -> float:
@@ -289,7 +309,7 @@ class Tracking:
 
     def foreseen_cost(self, state: State, clip: Int[Tensor, " N"], frame: Int[Tensor, " N"]) -> Float[Tensor, ""]:
         """The mean tracking cost over the horizon, in the world model, with gradients to the policy."""
-        cost = state.pose.new_zeros(())
+        cost, poses, wanted = state.pose.new_zeros(()), [], []
         for ahead in range(self.config.horizon):
             goals = self.tracker.goals(self.references, clip, frame + ahead)
             targets = self.tracker(state, goals)
@@ -297,7 +317,19 @@ class Tracking:
             at = self.references.rows(clip, frame + ahead + 1)
             goal = State(self.references.poses[at], self.references.velocities[at])
             cost = cost + tracking_cost(state, goal, targets).mean()
-        return cost / self.config.horizon
+            poses.append(state.pose)
+            wanted.append(goal.pose)
+        cost = cost / self.config.horizon
+        if self.kinematics is None or not self.config.ends:
+            return cost
+        off = self._ends(torch.stack(poses)) - self._ends(torch.stack(wanted))  # all at once, for speed
+        return cost + self.config.ends * smooth_norm(off).mean()
+
+    def _ends(self, poses: Float[Tensor, "*N P"]) -> Float[Tensor, "*N 4 3"]:
+        """Where hands and feet are, m."""
+        assert self.kinematics is not None
+        rows = [self.kinematics.bodies.index(name) for name in ENDS]
+        return self.kinematics.positions(poses)[..., rows, :]
 
     def take_over(self, saved: dict[str, Any]) -> None:
         """Begins with the policy and the world model of another training, given its state_dict.

@@ -1,6 +1,7 @@
 """`daps robot plan | track | distil | train`: each stage of the training is a folder, all of them a kit."""
 
 import dataclasses
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from daps.data import load
+from daps.kinematics import Kinematics
 from daps.options import parse
 from daps.presets import preset
 from daps.robot.code_tracker import CodeTrackerConfig
@@ -31,7 +33,7 @@ from daps.robot.kit import (
 )
 from daps.robot.labels import kind_of, label, measured
 from daps.robot.material import decoded, fingerprint, read_clips, training_clips, with_mirror_images
-from daps.robot.model import build
+from daps.robot.model import build, find_mjcf
 from daps.robot.pilot import Orders, Pilot
 from daps.robot.planner import PlannerConfig
 from daps.robot.planning import PAST, Planning, PlanningConfig, planning_data
@@ -76,8 +78,8 @@ class TrackOptions:
     """Runs of daps train lafan1: the robot follows the clips as these decode them, too."""
     planner: Path | None = None
     """Folder of daps robot plan, for codes of the first tokenizer: the robot follows what it plans, too."""
-    imagined: int = 64
-    """Motions of ten seconds that the planner makes up for that."""
+    imagined: int = 128
+    """Motions of ten seconds that the planner makes up for that; half as many dances by sentences alone."""
     sentences: Annotated[Path | None, SENTENCES] = None
     start: Path | None = None
     """Folder of another training of a tracker, to begin with its policy and its world model."""
@@ -117,8 +119,8 @@ class KitOptions:
     distilling: DistillingConfig = DistillingConfig()
     pupil: CodeTrackerConfig = CodeTrackerConfig()
     only: Annotated[tuple[str, ...], ONLY] = ()
-    imagined: int = 64
-    """Motions of ten seconds that the planner makes up for the tracker."""
+    imagined: int = 128
+    """Motions of ten seconds that the planner makes up for the tracker; half as many dances by sentences alone."""
     sentences: Annotated[Path | None, SENTENCES] = None
     model: Annotated[Path | None, MODEL] = None
     run: Path = Path("runs/robot")
@@ -208,6 +210,7 @@ def distil(options: DistilOptions) -> None:
         "motion": fingerprint(clips),
         "tokenizer": digest(options.kit / TOKENIZER),
         "teacher": digest(options.kit / TRACKER),
+        "robot": _robot(options.model),
         "num_tokens": tokenizer.num_tokens,
         "distilling": dataclasses.asdict(options.distilling),
         "pupil": dataclasses.asdict(options.pupil),
@@ -258,6 +261,7 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         "motion": fingerprint(clips),
         "tokenizers": [digest(run) for run in options.tokenizer],
         "planner": digest(options.planner) if options.planner else None,
+        "robot": _robot(options.model),
         "imagined": options.imagined if options.planner else None,
         "start": str(options.start) if options.start else None,
         "tracking": dataclasses.asdict(options.tracking),
@@ -272,9 +276,19 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         motions |= decoded(clips, tokenizer, f" as decoded by {number}")
     if options.planner and reader is not None:
         pilot = Pilot(load_planner(options.planner)[0], tokenizers[0])
+        dances = {name: poses for name, poses in clips.items() if kind_of(name) == "dance"} or clips
         motions |= imagined(pilot, clips, reader, options.imagined, options.tracking.seed)
+        motions |= imagined(pilot, dances, reader, options.imagined // 2, options.tracking.seed, alone=True)
     full = build(options.model)
-    training = Tracking(model, References.of(motions), options.tracking, options.tracker, options.threads, full)
+    training = Tracking(
+        model,
+        References.of(motions),
+        options.tracking,
+        options.tracker,
+        options.threads,
+        full,
+        Kinematics.from_mjcf(find_mjcf(options.model)),
+    )
     if options.start and not (options.run / STATE).is_file():
         there, here = read_settings(options.start).get("tracker", {}), dataclasses.asdict(training.tracker.config)
         for name in ("lookahead", "residual"):
@@ -286,8 +300,20 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
     train_stage(options.run, training, settings, ("sample", "samples"))
 
 
+def _robot(model: Path | None) -> str:
+    """12 hexadecimal digits that change with the MJCF file."""
+    return hashlib.sha256(find_mjcf(model).read_bytes()).hexdigest()[:12]
+
+
 def imagined(
-    pilot: Pilot, clips: dict[str, Tensor], reader: Reader, count: int, seed: int, windows: int = 14, frames: int = 21
+    pilot: Pilot,
+    clips: dict[str, Tensor],
+    reader: Reader,
+    count: int,
+    seed: int,
+    alone: bool = False,
+    windows: int = 14,
+    frames: int = 21,
 ) -> dict[str, Tensor]:
     """Motions that the planner makes up, under orders that pieces of the clips suggest: a new one every other window.
 
@@ -297,6 +323,7 @@ def imagined(
         reader: of their captions.
         count: of motions.
         seed: of orders and plans.
+        alone: whether orders are sentences without velocities.
         windows: plans in a row, `frames` of each: 14 x 0.7 s.
         frames: of a plan that count before the next.
     """
@@ -307,11 +334,11 @@ def imagined(
         if number % 2 == 0:
             drawn = [_order(clips, chance, pilot.tokenizer.data_shape[0]) for _ in range(count)]
             text = reader.encode([caption for caption, _ in drawn])
-            orders = Orders(text, tuple(command for _, command in drawn))
+            orders = Orders(text, None if alone else tuple(command for _, command in drawn))
         plan, _ = pilot.plan(past, orders, generator)
         parts.append(plan[:, :frames])
         past = plan[:, frames - past.shape[1] : frames]
-    return {f"imagined {row}": poses for row, poses in enumerate(torch.cat(parts, 1))}
+    return {f"imagined{' by sentences alone' * alone} {row}": poses for row, poses in enumerate(torch.cat(parts, 1))}
 
 
 def _order(clips: dict[str, Tensor], chance: random.Random, window: int) -> tuple[str, Any]:

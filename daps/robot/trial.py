@@ -22,11 +22,8 @@ from daps.robot.reference import References
 from daps.robot.retelling import Retelling
 from daps.robot.simulation import RATE, Feedback, Simulation
 from daps.robot.tracker import Tracker
-from daps.robot.tracking import lost
+from daps.robot.tracking import ENDS, dropped, lost
 from daps.robot.world import State
-
-ENDS = ("left_ankle_roll_link", "right_ankle_roll_link", "left_wrist_yaw_link", "right_wrist_yaw_link")
-MAX_END_HEIGHT = 0.3  # m
 
 
 @dataclass(frozen=True)
@@ -188,8 +185,8 @@ class Tally:
 
     def count(self, here: State, goal: State, feedback: Feedback, com_velocity: Float[Tensor, "N 3"]) -> None:
         """A control step of all."""
-        errors, dropped = _errors(self.kinematics, here, goal, feedback, com_velocity)
-        self.alive &= ~(lost(here, goal) | dropped | ~torch.isfinite(here.pose).all(-1))
+        errors, ends = _errors(self.kinematics, here, goal, feedback, com_velocity)
+        self.alive &= ~(lost(here, goal) | ends | ~torch.isfinite(here.pose).all(-1))
         counted = self.alive & (self.step < self.length)
         self.sums[:, counted] += errors[:, counted]
         self.lived += counted
@@ -211,7 +208,6 @@ def _errors(
     """The figures of a step in the order of Outcome, and whose hands or feet are too high or low."""
     bodies, wanted = kinematics.positions(here.pose), kinematics.positions(goal.pose)
     ends = [kinematics.bodies.index(name) for name in ENDS]
-    dropped = ((bodies - wanted)[:, ends, 2].abs() > MAX_END_HEIGHT).any(-1)
     errors = (
         ((bodies - bodies[:, :1]) - (wanted - wanted[:, :1])).norm(dim=-1).mean(-1) * 1e3,
         (bodies - wanted).norm(dim=-1).mean(-1) * 1e3,
@@ -219,7 +215,7 @@ def _errors(
         (torch.from_numpy(feedback.com_velocity).float() - com_velocity).norm(dim=-1),
         torch.from_numpy(feedback.power).float(),
     )
-    return torch.stack(errors), dropped
+    return torch.stack(errors), dropped(bodies[:, ends], wanted[:, ends])
 
 
 def _state(simulation: Simulation) -> State:

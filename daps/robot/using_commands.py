@@ -109,21 +109,28 @@ def run_play(arguments: Sequence[str]) -> None:
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
     tracker = load_code_tracker((options.kit or SHIPPED) / CODES) if options.codes else kit.tracker
     loop = Loop(model, pilot, tracker, 1, options.loop, seed=options.seed)
-    states = loop.run(_orders(options, text), options.seconds)
+    points = list(options.waypoint)
+    states = loop.run(_orders(options, text, points), options.seconds)
     if options.view:
         watch(model, states, RATE)
     else:
         for _ in states:
             pass
-    print_rows(report(loop.recording))
+    rows = report(loop.recording, options.loop.rise)
+    if options.velocity:
+        rows.insert(2, ["velocity asked for", "{:.2f}, {:.2f} m/s, {:.2f} rad/s".format(*options.velocity)])
+    if options.waypoint:
+        rows.append(["way-points reached", f"{len(options.waypoint) - len(points)} of {len(options.waypoint)}"])
+    print_rows(rows)
     if options.video:
         write_film(options.video, model, [pose[0] for pose in loop.recording.poses], RATE)
         print(f"film: {options.video}")
 
 
-def _orders(options: PlayOptions, text: torch.Tensor) -> Callable[[float, State], Orders]:
-    """What a single robot is told at a moment."""
-    points = list(options.waypoint)
+def _orders(
+    options: PlayOptions, text: torch.Tensor, points: list[tuple[float, float]]
+) -> Callable[[float, State], Orders]:
+    """What a single robot is told at a moment; points that it has reached are taken off the list."""
 
     def orders(seconds: float, state: State) -> Orders:
         if not options.waypoint:
@@ -136,19 +143,23 @@ def _orders(options: PlayOptions, text: torch.Tensor) -> Callable[[float, State]
     return orders
 
 
-def report(recording: Recording) -> list[list[str]]:
-    """What a robot did: a table of two columns."""
+def report(recording: Recording, since: float = 0.0) -> list[list[str]]:
+    """What a robot did: a table of two columns; velocities and power from a time on, in seconds."""
     upright = recording.upright()[:, 0]
     standing = int(upright.sum())
-    poses, velocity = torch.stack(recording.poses[1:])[:standing, 0], torch.stack(recording.com_velocity)[:standing, 0]
+    first = round(since * RATE) if standing > round(since * RATE) else 0
+    made = recording.stacked()
+    poses, velocity, power = (
+        part[first:standing, 0] for part in (made["poses"][1:], made["com_velocity"], made["power"])
+    )
     forward, left = heading_velocity(poses, velocity).mean(0).tolist() if standing else (float("nan"),) * 2
-    power = torch.stack(recording.power)[:standing, 0].mean().item() if standing else float("nan")
+    begun = f" from {first / RATE:g} s on" if first else ""
     plans = sorted(recording.plan_seconds)
     return [
         ["figure", "value"],
         ["seconds on its feet", f"{standing / RATE:.1f} of {len(upright) / RATE:.1f}"],
-        ["mean velocity, forward and left", f"{forward:.2f}, {left:.2f} m/s"],
-        ["power of the motors", f"{power:.0f} W"],
+        [f"mean velocity, forward and left{begun}", f"{forward:.2f}, {left:.2f} m/s"],
+        ["power of the motors", f"{power.mean():.0f} W"],
         ["a plan", f"{1e3 * plans[len(plans) // 2]:.0f} ms (median of {len(plans)})"],
     ]
 

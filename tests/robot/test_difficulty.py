@@ -40,13 +40,17 @@ def test_what_was_learned_since_counts_more() -> None:
     assert float(difficulty.rates()[3]) == pytest.approx(0.8 / 8, rel=1e-3)
 
 
-def test_robots_begin_in_the_same_second_or_the_one_before_in_proportion() -> None:
+def test_robots_begin_in_the_two_seconds_before_in_proportion() -> None:
     difficulty = Difficulty(LENGTHS, memory=1.0, prior=0.0)
     for clip, frame, share in ((0, 0, 0.0), (0, 60, 0.6), (0, 119, 0.0), (1, 0, 0.0), (2, 0, 0.0), (2, 50, 0.2)):
         rounds(difficulty, 1, clip, frame, share)
     clip, frame = difficulty.draw(40_000, torch.Generator().manual_seed(0))
     assert float((clip == 0).float().mean()) == pytest.approx(0.75, abs=0.01) and not bool((clip == 1).any())
     first = frame[clip == 0]
-    assert int(first.min()) == 0 and int(first.max()) == 99  # the second of the falls is 50..99
-    assert float((first < 50).float().mean()) == pytest.approx(0.5, abs=0.01)
-    assert int(frame[clip == 2].max()) == 50  # no further than the motion goes
+    assert int(first.min()) == 0 and int(first.max()) == 49  # the second of the falls is 50..99
+    assert float((first == 0).float().mean()) == pytest.approx(0.51, abs=0.01)  # half of them from before the motion
+    assert int(frame[clip == 2].max()) == 49
+    difficulty = Difficulty(torch.tensor([400]), memory=1.0, prior=0.0)
+    rounds(difficulty, 1, 0, 320, 1.0)
+    frames = difficulty.draw(40_000, torch.Generator().manual_seed(0))[1]
+    assert (int(frames.min()), int(frames.max())) == (200, 299)

@@ -204,6 +204,7 @@ def _changed_inputs_are_noticed(place: Path, kit: str, capsys: pytest.CaptureFix
     changed = {name: value + 1e-3 if value.is_floating_point() else value for name, value in weights.items()}
     safetensors.torch.save_file(changed, tokenizer, about)
     assert "holds another training: tokenizer (there" in complaint("distil", str(place / "clips"), *options)
+    assert "was trained on another tokenizer" in complaint("play", "walk", "--kit", kit)
     planner = Path(kit) / "planner" / "config.json"
     planner.write_text(planner.read_text().replace('"vocab_size": 1024', '"vocab_size": 512'))
     assert "writes 64 tokens of 512 symbols, the tokenizer reads 64 of 1024" in complaint("play", "walk", "--kit", kit)

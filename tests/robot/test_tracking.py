@@ -11,11 +11,12 @@ import torch
 
 from builders import normal
 from daps.data.gait import gait
+from daps.kinematics import Kinematics
 from daps.mirror import mirrored_joints, mirrored_poses
 from daps.robot.model import build
 from daps.robot.reference import References
-from daps.robot.tracker import Tracker, TrackerConfig, goal_features, tracking_cost
-from daps.robot.tracking import Buffer, Tracking, TrackingConfig, lost
+from daps.robot.tracker import Tracker, TrackerConfig, goal_features, smooth_norm, tracking_cost
+from daps.robot.tracking import ENDS, Buffer, Tracking, TrackingConfig, dropped, lost
 from daps.robot.world import State
 from robot.states import JOINTS, random_state, turned
 from robot.stick import write_stick
@@ -257,3 +258,64 @@ def test_where_robots_fell_is_part_of_the_state(model: mujoco.MjModel, walk: Ref
     hard.restart(torch.ones(64, dtype=torch.bool))
     assert set(hard.clip.tolist()) == {0, 2}  # the first clip and its mirror image
     assert int(hard.frame.max()) < 50
+
+
+@pytest.fixture(scope="module")
+def kinematics(tmp_path_factory: pytest.TempPathFactory) -> Kinematics:
+    return Kinematics.from_mjcf(write_stick(Path(tmp_path_factory.mktemp("stick"))))
+
+
+def test_hands_and_feet_have_a_price_of_their_own(
+    model: mujoco.MjModel, walk: References, kinematics: Kinematics
+) -> None:
+    """One step ahead, put together by hand; and its gradient reaches the policy."""
+    train = Tracking(
+        model, walk, TrackingConfig(**{**TINY, "horizon": 1, "ends": 0.5}), TrackerConfig((16,), (1, 3)),
+        kinematics=kinematics,
+    )  # fmt: skip
+    train.collect()
+    train._fit_scales()
+    state, clip, frame = train._states(8)
+    found = train.foreseen_cost(state, clip, frame)
+    targets = train.tracker(state, train.tracker.goals(train.references, clip, frame))
+    after, at = train.world(state, targets), train.references.rows(clip, frame + 1)
+    goal = State(train.references.poses[at], train.references.velocities[at])
+    rows = [kinematics.bodies.index(name) for name in ENDS]
+    apart = kinematics.positions(after.pose)[:, rows] - kinematics.positions(goal.pose)[:, rows]
+    torch.testing.assert_close(found, tracking_cost(after, goal, targets).mean() + 0.5 * smooth_norm(apart).mean())
+    train.kinematics = None
+    torch.testing.assert_close(train.foreseen_cost(state, clip, frame), tracking_cost(after, goal, targets).mean())
+
+
+def test_a_hand_or_foot_too_high_or_low_is_dropped() -> None:
+    wanted = normal(3, 4, 3, seed=0)
+    off = torch.zeros_like(wanted)
+    off[0, 1, 2], off[1, 3, 2], off[2, :, :2] = 0.31, -0.29, 5.0
+    assert dropped(wanted + off, wanted).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("fresh", "begun"), [(0.0, 0), (1.0, 8)])
+def test_robots_that_keep_their_motion_begin_elsewhere_now_and_then(
+    fresh: float, begun: int, model: mujoco.MjModel, walk: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = tracking(model, walk, fresh=fresh)
+    monkeypatch.setattr("daps.robot.tracking.lost", lambda here, goal: torch.zeros(8, dtype=torch.bool))
+    train.frame.zero_()  # far from every end
+    asked: list[int] = []
+    monkeypatch.setattr(train, "restart", lambda which: asked.append(int(which.sum())))
+    train.collect()
+    assert asked == [begun]
+
+
+def test_who_drops_a_hand_has_lost_the_motion(
+    model: mujoco.MjModel, walk: References, kinematics: Kinematics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrackingConfig(**{**TINY, "fresh": 0.0})
+    train = Tracking(model, walk, config, TrackerConfig((16,), (1, 3)), kinematics=kinematics)
+    monkeypatch.setattr("daps.robot.tracking.lost", lambda here, goal: torch.zeros(8, dtype=torch.bool))
+    monkeypatch.setattr("daps.robot.tracking.dropped", lambda here, goal: torch.arange(8) < 3)
+    train.frame.zero_()
+    asked: list[list[bool]] = []
+    monkeypatch.setattr(train, "restart", lambda which: asked.append(which.tolist()))
+    assert train.collect()["lost"] == pytest.approx(3 / 8) and asked == [[True] * 3 + [False] * 5]
+    assert float(train.difficulty.falls.sum()) == 3
