@@ -207,7 +207,8 @@ class LocoPolicy:
 
     Joints that the model lacks are rigid: the tracker feels them at angle 0 and is asked for no other. Actions are for
     LocoMujoco's PDControl with `servo_gains`, which computes torques in every step of the physics: -1 and 1 are the
-    ends of a joint's range. (DefaultControl would hold a torque for a whole control step; stiff servos swing then.)
+    ends of a joint's range, and beyond them lie targets out of reach, which the tracker sets to push harder.
+    (DefaultControl would hold a torque for a whole control step; stiff servos swing then.)
 
     Args:
         tracker: that follows.
@@ -257,10 +258,10 @@ class LocoPolicy:
 
     @torch.no_grad()
     def act(self, data: mujoco.MjData, clip: int, frame: int) -> NDArray[np.float64]:
-        """The action, one number a motor in -1..1, at a frame of a clip (50 per second)."""
+        """The action, one number a motor, at a frame of a clip (50 per second)."""
         goals = self.tracker.goals(self.references, torch.tensor([clip]), torch.tensor([frame]))
         targets = self.tracker(self.state(data), goals)[0, self._driven].double().numpy()
-        return np.clip(2 * (targets - self._low) / (self._high - self._low) - 1, -1, 1)
+        return 2 * (targets - self._low) / (self._high - self._low) - 1
 
 
 def driven_joints(model: mujoco.MjModel) -> list[str]:
@@ -284,12 +285,16 @@ def servo_gains(model: mujoco.MjModel) -> dict[str, NDArray[np.float64]]:
     return dict(zip(("p_gain", "d_gain"), np.array(gains).T, strict=True))
 
 
-def imitation_env(clips: Mapping[str, Float[Tensor, "F P"]], weights: Mapping[str, float] = WEIGHTS) -> Any:
+def imitation_env(
+    clips: Mapping[str, Float[Tensor, "F P"]], weights: Mapping[str, float] = WEIGHTS, *, limited: bool = False
+) -> Any:
     """LocoMujoco's environment UnitreeG1 with clips to imitate, 50 control steps per second, servos as the tracker's.
 
     Args:
         clips: poses by name, 30 frames per second.
         weights: of MimicReward; those left out are LocoMujoco's own. By `WEIGHTS` a step without error is worth 1.6.
+        limited: cut targets at the ends of joints' ranges, as PDControl of LocoMujoco does. Trackers learn with servos
+            that take any target, so they lose runs this way. Ranges and torques of the robot stay in either case.
 
     Raises:
         ValueError: LocoMujoco is missing or does not work.
@@ -321,6 +326,8 @@ def imitation_env(clips: Mapping[str, Float[Tensor, "F P"]], weights: Mapping[st
         terminal_state_type="RootPoseTrajTerminalStateHandler",
         th_params={"random_start": False, "fixed_start_conf": (0, 0)},
     )
+    if not limited:
+        env._control_func._jnt_ranges = np.array([[-np.inf, np.inf]])  # only where it cuts targets; no option for it
     env.load_trajectory(Trajectory.concatenate(parts), warn=False)
     return env
 

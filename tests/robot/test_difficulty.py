@@ -51,6 +51,7 @@ def test_robots_begin_in_the_two_seconds_before_in_proportion() -> None:
     assert float((first == 0).float().mean()) == pytest.approx(0.51, abs=0.01)  # half of them from before the motion
     assert int(frame[clip == 2].max()) == 49
     difficulty = Difficulty(torch.tensor([400]), memory=1.0, prior=0.0)
-    rounds(difficulty, 1, 0, 320, 1.0)
+    for frame_of_round in range(0, 400, 50):
+        rounds(difficulty, 1, 0, frame_of_round, float(frame_of_round == 300))
     frames = difficulty.draw(40_000, torch.Generator().manual_seed(0))[1]
     assert (int(frames.min()), int(frames.max())) == (200, 299)

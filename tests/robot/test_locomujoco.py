@@ -18,6 +18,7 @@ from daps.motion import G1_JOINTS, ROOT
 from daps.robot import locomujoco
 from daps.robot.locomujoco import (
     LocoPolicy,
+    driven_joints,
     export_trajectory,
     imitate,
     import_trajectory,
@@ -231,8 +232,16 @@ def test_targets_reach_the_motors_of_the_right_joints(model: mujoco.MjModel) -> 
     assert sorted(targets) == sorted(LEFT)
     frame = references.poses[66 + 31]
     for joint, angle in targets.items():
-        low, high = model.joint(joint).range
-        assert angle == pytest.approx(float(frame[ROOT + G1_JOINTS.index(joint)].clamp(low, high)), abs=1e-6)
+        assert angle == pytest.approx(float(frame[ROOT + G1_JOINTS.index(joint)]), abs=1e-6)
+
+
+def test_targets_out_of_reach_stay_there(model: mujoco.MjModel) -> None:
+    far = {name: poses.clone() for name, poses in clips().items()}
+    for poses in far.values():
+        poses[:, ROOT:] = 3.0
+    action = LocoPolicy(still_tracker(), References.of(far), model).act(mujoco.MjData(model), 1, 30)
+    assert action.min() > 1
+    assert list(decoded(model, action).values()) == pytest.approx([3.0] * len(LEFT), abs=1e-6)
 
 
 def test_the_robot_is_felt_by_the_names_of_its_joints(model: mujoco.MjModel) -> None:
@@ -282,8 +291,7 @@ def test_on_all_joints_it_is_the_tracker(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = tracker(state, tracker.goals(shifted, torch.tensor([0]), torch.tensor([20])))[0]
     for joint, angle in decoded(model, policy.act(data, 0, 20)).items():
-        low, high = model.joint(joint).range
-        assert angle == pytest.approx(float(expected[G1_JOINTS.index(joint)].clamp(low, high)), abs=1e-5)
+        assert angle == pytest.approx(float(expected[G1_JOINTS.index(joint)]), abs=1e-5)
 
 
 def test_servos_are_those_of_our_model(tmp_path: Path) -> None:
@@ -396,3 +404,22 @@ def test_the_tracker_runs_in_locomujoco() -> None:
     for _ in range(20):
         idle.append(float(env.step(still)[1]))
     assert followed > np.mean(idle)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limited", [False, True])
+def test_in_locomujoco_servos_take_targets_out_of_reach(limited: bool) -> None:
+    pytest.importorskip("loco_mujoco")
+    env, ankle = locomujoco.imitation_env({"walk": clips()["walk/2"]}, limited=limited), "left_ankle_roll_joint"
+    angles, torques = [], []
+    for reach in (1.0, 1.5):
+        action = np.zeros(23)
+        action[driven_joints(env.model).index(ankle)] = reach
+        env.th.fixed_start_conf = (0, 0)
+        env.reset()
+        env.step(action)
+        angles.append(float(env.data.joint(ankle).qpos[0]))
+        torques.append(np.abs(env.data.ctrl).max())
+    assert (angles[0] == angles[1]) is limited
+    assert max(torques) <= 139  # what the robot's motors give, the strongest
