@@ -13,7 +13,8 @@
 Of colour pictures also Frechet distances and top-1 agreement by EfficientNet-Lite0. Seconds are of processor time on a
 CPU (one thread each) and of the clock on a GPU. Finished runs are kept and stopped
 ones continue; `--only` and `--seeds` choose what to train now, and what is finished is collected: a row per run into
-docs/results/compare_STUDY.json, curves, reconstructions and codebook use into docs/pictures/compare_STUDY*.png.
+docs/results/compare_STUDY.json, where rows stay whose runs are on another machine; curves, reconstructions and
+codebook use into docs/pictures/compare_STUDY*.png, as long as all rows are of runs that are here.
 """
 
 import argparse
@@ -124,13 +125,32 @@ def codebook_use(runs: dict[str, list[Run]], path: Path, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def merged(study: Study, rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Rows with those of before that they do not replace, in the study's order; how many these are."""
+
+    def key(row: dict[str, Any]) -> tuple[int, int]:
+        return row["seed"], labels.index(row["method"])
+
+    labels = [Contestant.parse(text, study.preset).label for text in study.methods]
+    here = {key(row) for row in rows}
+    kept = [row for row in before if row["method"] in labels and key(row) not in here]
+    return sorted(rows + kept, key=key), len(kept)
+
+
 def collect(name: str, runs: Path) -> None:
     """Results file, pictures and page of what is finished."""
     study = STUDIES[name]
     contestants, seeds = finished(study, runs)
     rows: list[dict[str, Any]] = compare(Plan(contestants, seeds, runs), train=False)
+    rows = json.loads(json.dumps(rows), parse_float=lambda text: float(f"{float(text):.6g}"))
     results = DOCS / "results" / f"compare_{name}.json"
-    write_json(results, json.loads(json.dumps(rows), parse_float=lambda text: float(f"{float(text):.6g}")))
+    before = json.loads(results.read_text()) if results.is_file() else []
+    rows, elsewhere = merged(study, rows, before)
+    write_json(results, rows)
+    print(markdown(rows))
+    if elsewhere:
+        print(f"{elsewhere} rows of runs that are not under {runs}: pictures stay as they are")
+        return
     folders = {
         one.label: [
             Run(path) for seed in seeds if ((path := runs / f"{one.slug}_{seed}") / "evaluation.json").is_file()
@@ -143,7 +163,6 @@ def collect(name: str, runs: Path) -> None:
     codebook_use(folders, place / f"compare_{name}_codebook.png", f"{name}: greedy codes of the validation split")
     if study.preset not in MOTION:
         reconstructions([mine[0].path for mine in folders.values()], place / f"compare_{name}_images.png")
-    print(markdown(rows))
 
 
 def main() -> None:

@@ -81,6 +81,8 @@ class TrackingConfig:
     """Learning rate of the policy."""
     rate_last: float = 0.1
     """Both learning rates at the last round, as a share of the first, along half a cosine."""
+    settle: float = 0.04
+    """Share of the rounds in which only the world model learns, where a policy comes without one (`start`)."""
     clip: float = 1.0
     """Largest norm of a gradient."""
     products: Scoring = "auto"
@@ -96,7 +98,7 @@ class TrackingConfig:
                 raise ValueError(f"tracking.{name}: must be >= 0, got {getattr(self, name):g}")
         if not 0 <= self.memory < 1:
             raise ValueError(f"tracking.memory: must lie in [0, 1), got {self.memory:g}; 0 makes the noise white")
-        for name in ("light", "fresh", "hard"):
+        for name in ("light", "fresh", "hard", "settle"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"tracking.{name}: a share in [0, 1], got {getattr(self, name):g}")
         if self.capacity < self.robots:
@@ -201,7 +203,8 @@ class Tracking:
         self.difficulty = Difficulty(references.lengths)  # a motion and its mirror image are as hard as one another
         self.clip, self.frame = torch.zeros(2, config.robots, dtype=torch.long)
         self.noise = torch.zeros(config.robots, model.nu)
-        self.round, self.new = 0, True
+        self.round = 0
+        self.taken: tuple[str, ...] = ()  # networks of another training
         self.restart(torch.ones(config.robots, dtype=torch.bool))
 
     @property
@@ -223,7 +226,7 @@ class Tracking:
         while self.round < self.config.rounds:
             self._dress()
             figures = self.collect()
-            if self.round == 0 and self.new:
+            if self.round == 0:
                 self._fit_scales()
             self._set_rates()
             figures |= {"world": self.fit_world(), "cost": self.improve_policy()}
@@ -296,14 +299,15 @@ class Tracking:
         return sum(losses) / max(len(losses), 1)
 
     def improve_policy(self) -> float:
-        """Updates of the policy; the mean cost that it foresees."""
+        """Updates of the policy, none as long as it waits for its model; the mean cost that it foresees."""
         self.world.net.requires_grad_(False)
+        waits = self.taken == ("tracker",) and self.round < self.config.settle * self.config.rounds
         losses = []
         for _ in range(self.config.policy_updates):
             state, clip, frame = self._states(self.config.batch_size)
-            with score_precision(self.config.products, CPU):
+            with score_precision(self.config.products, CPU), torch.set_grad_enabled(not waits):
                 loss = self.foreseen_cost(state, clip, frame)
-            losses.append(self._update("policy", self.tracker.net, loss))
+            losses.append(float(loss) if waits else self._update("policy", self.tracker.net, loss))
         self.world.net.requires_grad_(True)
         return sum(losses) / max(len(losses), 1)
 
@@ -332,24 +336,26 @@ class Tracking:
         return self.kinematics.positions(poses)[..., rows, :]
 
     def take_over(self, saved: dict[str, Any]) -> None:
-        """Begins with the policy and the world model of another training, given its state_dict.
+        """Begins with the networks of another training, given its state_dict, or the policy alone: {"tracker": ...}.
 
         Raises:
             ValueError: networks of other sizes.
         """
+        networks: dict[str, nn.Module] = {"tracker": self.tracker, "world": self.world}
+        self.taken = tuple(name for name in networks if name in saved)
         try:
-            self.tracker.load_state_dict(saved["tracker"])
-            self.world.load_state_dict(saved["world"])
-        except (KeyError, RuntimeError) as error:
+            for name in self.taken:
+                networks[name].load_state_dict(saved[name])
+        except RuntimeError as error:
             raise ValueError(
                 f"start: holds networks of other sizes ({type(error).__name__}); give the same ones"
             ) from None
-        self.new = False
 
     def state_dict(self) -> dict[str, Any]:
         """All that continues the training bit for bit."""
         return {
             "round": self.round,
+            "taken": self.taken,
             "tracker": self.tracker.state_dict(),
             "world": self.world.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -361,7 +367,7 @@ class Tracking:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Takes up where state_dict left off."""
-        self.round = saved["round"]
+        self.round, self.taken = saved["round"], tuple(saved["taken"])
         self.tracker.load_state_dict(saved["tracker"])
         self.world.load_state_dict(saved["world"])
         for name, optimizer in self.optimizers.items():
@@ -404,11 +410,13 @@ class Tracking:
 
     @torch.no_grad()
     def _fit_scales(self) -> None:
-        """Units of all inputs and outputs, from the first round."""
-        states, targets = self._steps(min(4_096, 8 * self.buffer.count), 1)
-        self.world.fit_scales(states[:, 0], targets[:, 0], states[:, 1])
-        state, clip, frame = self._states(4_096)
-        self.tracker.inputs.fit(self.tracker.observe(state, self.tracker.goals(self.references, clip, frame)))
+        """Units of the inputs and outputs of networks that begin here, from the first round."""
+        if "world" not in self.taken:
+            states, targets = self._steps(min(4_096, 8 * self.buffer.count), 1)
+            self.world.fit_scales(states[:, 0], targets[:, 0], states[:, 1])
+        if "tracker" not in self.taken:
+            state, clip, frame = self._states(4_096)
+            self.tracker.inputs.fit(self.tracker.observe(state, self.tracker.goals(self.references, clip, frame)))
 
     def _update(self, name: str, net: nn.Module, loss: Tensor) -> float:
         optimizer = self.optimizers[name]

@@ -38,7 +38,7 @@ from daps.robot.pilot import Orders, Pilot
 from daps.robot.planner import PlannerConfig
 from daps.robot.planning import PAST, Planning, PlanningConfig, planning_data
 from daps.robot.reference import References
-from daps.robot.stage import STATE, finished, read_settings, read_state, train_stage
+from daps.robot.stage import STATE, finished, read_settings, read_state, read_weights, train_stage
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder
 from daps.robot.tracker import TrackerConfig
 from daps.robot.tracking import Tracking, TrackingConfig
@@ -82,7 +82,8 @@ class TrackOptions:
     """Motions of ten seconds that the planner makes up for that; half as many dances by sentences alone."""
     sentences: Annotated[Path | None, SENTENCES] = None
     start: Path | None = None
-    """Folder of another training of a tracker, to begin with its policy and its world model."""
+    """Folder of another training of a tracker, to begin with its policy and its world model; of a kit, which has the
+    policy alone, its model is learned first (tracking.settle)."""
     model: Annotated[Path | None, MODEL] = None
     run: Path = Path("runs/robot/tracker")
     """Folder of this stage."""
@@ -296,7 +297,8 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
                 raise ValueError(
                     f"tracker.{name}: {options.start} has {there.get(name)}, got {here[name]}; give its own"
                 )
-        training.take_over(read_state(options.start))
+        whole = (options.start / STATE).is_file()
+        training.take_over(read_state(options.start) if whole else {"tracker": read_weights(options.start)})
     train_stage(options.run, training, settings, ("sample", "samples"))
 
 
