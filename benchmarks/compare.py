@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("data", help="file or folder, as --data.path of daps train")
-    parser.add_argument("--only", nargs="+", metavar="METHOD", help="of the study, by their first word; all")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="as the study has it, or all of a first word; all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--seconds", type=float, help="of each training; the study's own")
     parser.add_argument("--steps", type=int, help="instead of seconds")
@@ -181,7 +181,11 @@ def main() -> None:
     options = parser.parse_args()
     study, runs = STUDIES[options.study], options.runs / options.study
     if not options.collect:
-        chosen = [text for text in study.methods if not options.only or {text, text.split()[0]} & set(options.only)]
+        asked = set(options.only or study.methods)
+        asked |= {text for text in study.methods if text.split()[0] in asked - set(study.methods)}
+        chosen = [text for text in study.methods if text in asked]
+        if not chosen:
+            raise SystemExit(f"--only: {options.study} has {', '.join(study.methods)}; got {' '.join(options.only)}")
         seconds = None if options.steps else options.seconds or study.seconds
         plan = Plan(
             tuple(Contestant.parse(text, study.preset) for text in chosen),
