@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from daps.robot.trial import share_interval
+
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results" / "robot.json"
-TOKENIZER = (("joint_rms", "joints, rad", ".3f"), ("mpjpe", "MPJPE, mm", ".1f"), ("root_position", "root, m", ".3f"),
-             ("root_velocity", "root velocity, m/s", ".3f"))  # fmt: skip
+TOKENIZER = (("psnr", "PSNR, dB", ".2f"), ("joint_rms", "joints, rad", ".3f"), ("mpjpe", "MPJPE, mm", ".1f"),
+             ("root_position", "root, m", ".3f"), ("root_velocity", "root velocity, m/s", ".3f"))  # fmt: skip
 TRACKER = (("success", "success", ".0%"), ("seconds", "s", ".1f"), ("mpjpe", "MPJPE, mm", ".0f"),
            ("mpjpe_global", "global, mm", ".0f"), ("joint_error", "joints, rad", ".3f"),
            ("com_velocity_error", "COM velocity, m/s", ".2f"), ("power", "power, W", ".0f"))  # fmt: skip
@@ -38,6 +40,10 @@ def grid(rows: Sequence[dict[str, Any]], stage: str, columns: Sequence[tuple[str
              "|---|---|---:|" + "---:|" * len(columns)]  # fmt: skip
     for (tokenizer, clips), figures in lines.items():
         values = [format(figures[name], form) if figures.get(name) is not None else "" for name, _, form in columns]
+        if figures.get("success") is not None:
+            values[0] += " ({:.0f}-{:.0f})".format(
+                *(100 * end for end in share_interval(figures["success"], figures["n"]))
+            )
         shown.append(f"| {tokenizer} | {clips} | {figures['n']} | " + " | ".join(values) + " |")
     return "\n".join(shown)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from daps.data.clips import WINDOW
 from daps.kinematics import Kinematics
+from daps.metrics import psnr
 from daps.motion import pose_features
 from daps.motion_metrics import feature_errors
 from daps.robot.code_tracker import CodeTracker
@@ -24,7 +25,7 @@ from daps.robot.reference import References
 from daps.robot.retelling import Retelling
 from daps.robot.trial import Blows, Outcome, spread_starts, try_out, try_plans
 
-Clips = Mapping[str, Float[Tensor, "F P"]]
+Clips = Mapping[str, Float[Tensor, "_ P"]]
 GRID = {  # prompt -> forward speeds m/s and turns rad/s to follow
     "walk": ((0.3, 0.6, 0.9), (-0.5, 0.0, 0.5)),
     "run": ((1.2, 1.8, 2.4), (-0.5, 0.0, 0.5)),
@@ -46,15 +47,24 @@ class Row:
 
 
 def tokenizer_rows(kit: Kit, clips: Clips, name: str, kinematics: Kinematics, batch: int = 128) -> list[Row]:
-    """Errors of decoded motion, greedily encoded: means over windows side by side."""
+    """Errors of decoded motion, greedily encoded, and PSNR of its features, dB: means over windows side by side."""
     windows = torch.cat([pose_features(poses).unfold(0, WINDOW, WINDOW).transpose(1, 2) for poses in clips.values()])
     windows, errors = windows.float(), []
     for part in windows.split(batch):
-        errors.append(feature_errors(part, kit.tokenizer.decode(kit.tokenizer.encode(part)).mean, kinematics))
+        again = kit.tokenizer.decode(kit.tokenizer.encode(part)).mean
+        ratio = {"psnr": psnr(part.double(), again.double(), kit.tokenizer.scaling.peak.double())}
+        errors.append(feature_errors(part, again, kinematics) | ratio)
     return [
         Row("tokenizer", name, metric, float(torch.cat([e[metric] for e in errors]).mean()), len(windows), 0)
         for metric in errors[0]
     ]
+
+
+def alike(sets: Mapping[str, Clips]) -> dict[str, Clips]:
+    """The clips that all sets have, each as long as the shortest of that name, so that trials begin at like places."""
+    names = [name for name in next(iter(sets.values())) if all(name in clips for clips in sets.values())]
+    lengths = {name: min(len(clips[name]) for clips in sets.values()) for name in names}
+    return {title: {name: clips[name][: lengths[name]] for name in names} for title, clips in sets.items()}
 
 
 def tracker_outcomes(

@@ -17,6 +17,7 @@ from daps.options import parse
 from daps.robot.assessment import (
     Clips,
     Row,
+    alike,
     command_rows,
     dance_rows,
     latency_rows,
@@ -54,13 +55,13 @@ class EvalOptions:
     model: Annotated[Path | None, MODEL] = None
     parts: tuple[str, ...] = PARTS
     """What to measure."""
-    trials: int = 64
+    trials: int = 256
     """Places to start from, of each set of clips."""
     seconds: float = 8.0
     """Length of a trial; orders are given for half as long again."""
     pushes: tuple[float, ...] = (0.3, 0.6)
     """m/s of pushes every two seconds, on the training clips."""
-    repeats: int = 4
+    repeats: int = 12
     """Robots for each velocity and each prompt."""
     guidance: float | None = None
     """As for daps robot play."""
@@ -147,12 +148,12 @@ def _trials(
     sets: dict[str, Clips],
 ) -> list[tuple[str, Outcome]]:
     """Outcomes on clips, on clips as the codes retell them, under pushes, and plan by plan."""
-    motions = dict(sets)
+    motions: dict[str, Clips] = {}
     for title, clips in sets.items():
-        motions[f"{title}, decoded"] = decoded(clips, kit.tokenizer)
+        motions |= alike({title: clips, f"{title}, decoded": decoded(clips, kit.tokenizer)})
     trial, ends = (options.trials, options.seconds), (options.seed, options.threads)
     outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (0.0,), *ends)
-    pushed = {"training clips": sets["training clips"]}
+    pushed = {"training clips": motions["training clips"]}
     outcomes += tracker_outcomes(kit, model, kinematics, pushed, *trial, options.pushes, *ends)
     return outcomes + plan_outcomes(kit, codes, model, kinematics, sets, *trial, options.loop, *ends)
 

@@ -23,6 +23,7 @@ from daps.robot.simulation import RATE, Simulation
 from daps.robot.tracker import Tracker
 from daps.robot.world import State
 
+MEASURED = ("com_velocity", "power", "torque", "foot_force")  # by the simulation in each step
 FALLEN_HEIGHT, FALLEN_UP = 0.45, 0.5  # of the root, m; cosine of its tilt
 
 
@@ -69,12 +70,17 @@ class Recording:
     """[N, 3] in each step, m/s."""
     power: list[Tensor] = field(default_factory=list)
     """[N] in each step, W."""
+    torque: list[Tensor] = field(default_factory=list)
+    """[N, 29] of the motors in each step, N m."""
+    foot_force: list[Tensor] = field(default_factory=list)
+    """[N, 2] under the left and the right foot in each step, N."""
     plan_seconds: list[float] = field(default_factory=list)
     """Each plan took so long, for all robots at once."""
 
     def stacked(self) -> dict[str, Tensor]:
-        """Name -> [S, N, ...]."""
-        return {name: torch.stack(getattr(self, name)) for name in ("poses", "references", "com_velocity", "power")}
+        """Name -> [S, N, ...]; one more of poses and references than of the rest."""
+        names = ("poses", "references", *MEASURED)
+        return {name: torch.stack(getattr(self, name)) for name in names}
 
     def upright(self) -> Bool[Tensor, "S N"]:
         """Whether robots had not fallen by the end of each step."""
@@ -159,8 +165,8 @@ class Loop:
             state, ends = self.state(), torch.full_like(clips, ahead + 1)
             self.recording.poses.append(state.pose)
             self.recording.references.append(plan.references.poses[plan.references.rows(clips, ends)])
-            self.recording.com_velocity.append(torch.from_numpy(feedback.com_velocity.copy()).float())
-            self.recording.power.append(torch.from_numpy(feedback.power.copy()).float())
+            for name in MEASURED:
+                getattr(self.recording, name).append(torch.from_numpy(getattr(feedback, name).copy()).float())
             yield state
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ class Feedback:
     foot_force: Array
     """Normal force under the left and the right foot, N [N, 2]."""
     torque: Array
-    """Of the motors, N m [N, 29]: the mean over the physics steps of a control step."""
+    """Of the motors, N m [N, 29], as it moved the robot: the mean over the physics steps of a control step."""
     power: Array
     """Mechanical power of the motors, sum of |torque x velocity|, W [N], mean over the same."""
 
@@ -54,6 +54,7 @@ class Simulation:
         first = np.zeros(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS))
         mujoco.mj_getState(model, self._data[0], first, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         self._state = np.tile(first, (count, 1))
+        self._damping, self._limit = -model.actuator_biasprm[:, 2], model.actuator_forcerange[:, 1]
         self._sensors = {
             model.sensor(row).name: slice(model.sensor_adr[row], model.sensor_adr[row] + model.sensor_dim[row])
             for row in range(model.nsensor)
@@ -90,10 +91,12 @@ class Simulation:
                 f"{'' if np.isfinite(targets).all() else ' with values that are not'}"
             )
         held = np.repeat(np.asarray(targets, dtype=np.float64)[:, None], self.substeps, 1)
+        speeds_before = self.qvel[:, 6:].copy()
         states, sensors = self._pool.rollout(self.model, self._data, self._state, held)
         self._state = states[:, -1]
         speeds = states[..., 1 + self.model.nq + 6 : 1 + self.model.nq + self.model.nv]
-        torque = sensors[..., -len(G1_JOINTS) :]
+        before = np.concatenate((speeds_before[:, None], speeds[:, :-1]), 1)
+        torque = self._exerted(sensors[..., -len(G1_JOINTS) :], before, speeds)
         feet = [sensors[:, -1, self._sensors[f"{side}_ankle_roll_link"]] for side in ("left", "right")]
         return Feedback(
             com=sensors[:, -1, self._sensors["com"]],
@@ -102,6 +105,12 @@ class Simulation:
             torque=torque.mean(1),
             power=np.abs(torque * speeds).sum(-1).mean(1),
         )
+
+    def _exerted(self, torque: Array, before: Array, after: Array) -> Array:
+        """What motors did over steps, N m: the integrator takes the damping of a motor below its limit at the speed
+        after a step, while its sensor has it at the speed before (MuJoCo's implicitfast)."""
+        limited = np.abs(torque) >= self._limit
+        return torque + np.where(limited, 0.0, self._damping * (before - after))
 
     def state(self) -> Array:
         """All that the physics of the robots goes on from, [N, S]."""

@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.stats import binomtest
 from torch import Tensor
 
 from daps.kinematics import Kinematics
@@ -46,9 +47,20 @@ class Outcome:
     """Mechanical power of the motors, W."""
     trials: int
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true share of successes lies in 19 cases of 20 (Wilson, 1927)."""
+        return share_interval(self.success, self.trials)
+
     def rows(self) -> dict[str, float]:
         """Name -> figure."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `count` independent trials."""
+    found = binomtest(round(share * count), count).proportion_ci(0.95, "wilson")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
@@ -254,7 +266,7 @@ def summary(outcomes: Sequence[tuple[str, Outcome]]) -> list[list[str]]:
         *(
             [
                 name,
-                f"{o.success:.0%}",
+                "{:.0f}% ({:.0f}-{:.0f})".format(*(100 * share for share in (o.success, *o.interval))),
                 f"{o.seconds:.1f}",
                 f"{o.mpjpe:.0f}",
                 f"{o.mpjpe_global:.0f}",

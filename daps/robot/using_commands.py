@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from tyro.conf import Positional, arg
 
+from daps.atomic import replacing
 from daps.data.clips import find_clips
 from daps.kinematics import Kinematics
+from daps.motion import G1_JOINTS
 from daps.options import parse
+from daps.robot.assessment import Clips, alike
 from daps.robot.film import check_film, watch, write_film
 from daps.robot.kit import CODES, SHIPPED, load_code_tracker, load_kit, load_tokenizer, load_tracker
 from daps.robot.labels import Command, kind_of
@@ -47,6 +51,9 @@ class PlayOptions:
     """How long."""
     video: Path | None = None
     """MP4 file to write."""
+    record: Path | None = None
+    """NPZ file to write: poses and references, velocity of the centre of mass, torques, power and forces under the
+    feet, 50 a second."""
     view: bool = False
     """Show it in MuJoCo's viewer, which needs a display."""
     kit: Annotated[Path | None, KIT] = None
@@ -104,6 +111,8 @@ def run_play(arguments: Sequence[str]) -> None:
         raise ValueError(f"pace: must be > 0 and finite, got {options.pace:g}")
     if options.video:
         check_film(options.video)
+    if options.record and options.record.suffix != ".npz":
+        raise ValueError(f"record: wants a name that ends in .npz, got {options.record}; change the ending")
     kit, model = load_kit(options.kit, options.sentences), build(options.model)
     text = kit.reader.encode([options.text])
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
@@ -122,9 +131,20 @@ def run_play(arguments: Sequence[str]) -> None:
     if options.waypoint:
         rows.append(["way-points reached", f"{len(options.waypoint) - len(points)} of {len(options.waypoint)}"])
     print_rows(rows)
+    if options.record:
+        write_recording(options.record, loop.recording)
+        print(f"record: {options.record}")
     if options.video:
         write_film(options.video, model, [pose[0] for pose in loop.recording.poses], RATE)
         print(f"film: {options.video}")
+
+
+def write_recording(path: Path, recording: Recording) -> None:
+    """What the first robot did as arrays, a row a control step; the last poses follow the last step."""
+    arrays = {name: rows[:, 0].numpy() for name, rows in recording.stacked().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.savez_compressed(file, rate=RATE, joints=np.array(G1_JOINTS), **arrays)
 
 
 def _orders(
@@ -177,10 +197,10 @@ def run_trial(arguments: Sequence[str]) -> None:
     for name, names in sets.items():
         if not names:
             continue
-        motions = {name: read_clips(options.clips, names)}
+        motions: dict[str, Clips] = {name: read_clips(options.clips, names)}
         if options.tokenizer:
             motions[f"{name}, decoded"] = decoded(motions[name], load_tokenizer(options.tokenizer))
-        for title, clips in motions.items():
+        for title, clips in alike(motions).items():
             references = References.of(clips)
             starts = spread_starts(references, options.trials, options.seconds, options.seed)
             blows = Blows(options.push) if options.push else None

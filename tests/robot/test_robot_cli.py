@@ -148,7 +148,11 @@ def test_a_kit_from_clips_to_play_and_tables(
     play = ["robot", "play", "walk", "--kit", kit, *stick, "--seconds", "1"]
     main([*play, "--velocity", "0.5", "0", "0"])
     assert "mean velocity, forward and left" in capsys.readouterr().out
-    main([*play, "--waypoint", "1", "0", "1", "1", "--codes"])
+    main([*play, "--waypoint", "1", "0", "1", "1", "--codes", "--record", str(place / "made.npz")])
+    with np.load(place / "made.npz") as made:
+        assert {name: made[name].shape for name in ("poses", "references", "torque", "foot_force", "power")} == {
+            "poses": (51, 36), "references": (51, 36), "torque": (50, 29), "foot_force": (50, 2), "power": (50,)
+        }  # fmt: skip
     with pytest.raises(SystemExit):
         main([*play[:2], "flap your wings", *play[3:]])
     assert "'flap your wings' is not among the" in capsys.readouterr().err
@@ -173,7 +177,9 @@ def test_a_kit_from_clips_to_play_and_tables(
     found = {(row["stage"], row["clips"], row["metric"]): row["value"] for row in kept}
     assert ("tracker", "training clips, pushes of 0.5 m/s", "success") in found
     assert ("tracker", "held-out clips, decoded", "mpjpe") in found
-    assert found["tokenizer", "all held-out clips", "joint_rms"] > 0
+    assert found["tokenizer", "all held-out clips", "joint_rms"] > 0 and np.isfinite(
+        found["tokenizer", "all held-out clips", "psnr"]
+    )
     assert ("closed loop", "walk, grid of 3 x 3", "velocity_error") in found
     assert ("tracker", "held-out clips, plan by plan, from codes", "joint_error") in found
     assert found["planner", "64 tokens", "milliseconds"] > 0

@@ -60,6 +60,7 @@ def test_a_step_is_mujocos_own_steps_for_every_robot(stick: Path, light: bool) -
     qpos[:, 7:] = 0.2 * rng.standard_normal((3, 29))
     simulation.reset(np.arange(3), qpos, qvel)
     targets = 0.3 * rng.standard_normal((2, 3, 29))
+    targets[1, 0] *= 100.0  # motors at their limits
     for target in targets:
         feedback = simulation.step(target)
     for row in range(3):
@@ -69,14 +70,26 @@ def test_a_step_is_mujocos_own_steps_for_every_robot(stick: Path, light: bool) -
             data.ctrl = target[row]
             torques, powers = [], []
             for _ in range(simulation.substeps):
-                mujoco.mj_step(simulation.model, data)
-                torques.append(data.actuator_force.copy())
-                powers.append(np.abs(data.actuator_force * data.qvel[6:]).sum())
+                torques.append(exerted(simulation.model, data))
+                powers.append(np.abs(torques[-1] * data.qvel[6:]).sum())
         np.testing.assert_allclose(simulation.qpos[row], data.qpos, atol=1e-6)
         np.testing.assert_allclose(simulation.qvel[row], data.qvel, atol=1e-4)
         np.testing.assert_allclose(feedback.torque[row], np.mean(torques, 0), atol=1e-3)
+        assert feedback.power[row] == pytest.approx(np.mean(powers), rel=1e-4)
         assert np.abs(feedback.torque[row]).max() > 1
     simulation.close()
+
+
+def exerted(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+    """A step of MuJoCo; the motors' torques by the law of motion: what moved the masses beside weight and contacts."""
+    mujoco.mj_forward(model, data)
+    others = data.qfrc_constraint + data.qfrc_passive - data.qfrc_bias
+    here, before, total = mujoco.MjData(model), data.qvel.copy(), np.zeros(model.nv)
+    mujoco.mj_copyData(here, model, data)
+    mujoco.mj_step(model, data)
+    mujoco.mj_mulM(model, here, total, (data.qvel - before) / model.opt.timestep)
+    torques: np.ndarray = (total - others)[6:]
+    return torques
 
 
 def test_time_goes_by_at_the_control_rate(stick: Path) -> None:

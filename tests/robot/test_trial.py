@@ -12,12 +12,13 @@ from daps.data.gait import gait
 from daps.kinematics import Kinematics
 from daps.motion import G1_JOINTS
 from daps.robot import trial
+from daps.robot.assessment import alike
 from daps.robot.model import build
 from daps.robot.reference import Plan, References
 from daps.robot.retelling import Retelling
 from daps.robot.simulation import Feedback, Simulation
 from daps.robot.tracker import Tracker, TrackerConfig
-from daps.robot.trial import Blows, Outcome, spread_starts, summary, try_out, try_plans
+from daps.robot.trial import Blows, Outcome, share_interval, spread_starts, summary, try_out, try_plans
 from daps.robot.world import State
 from robot.states import Perfect
 from robot.stick import write_stick
@@ -162,7 +163,7 @@ def test_starts_leave_time_and_do_not_repeat_while_there_are_enough(walk: Refere
 
 def test_the_summary_has_a_line_per_outcome() -> None:
     header, line = summary([("walk", Outcome(0.5, 4.0, 25.4, 80.2, 0.0534, 0.125, 320.4, 64))])
-    assert line == ["walk", "50%", "4.0", "25", "80", "0.053", "0.12", "320", "64"] and len(header) == len(line)
+    assert line == ["walk", "50% (38-62)", "4.0", "25", "80", "0.053", "0.12", "320", "64"] and len(header) == len(line)
 
 
 class Medium(Tracker):
@@ -202,3 +203,22 @@ def test_plans_in_a_row_are_followed_by_who_does_what_they_say(stick: Path, monk
     assert try_plans(model, kinematics, medium, retelling, trials=3, seconds=1.0).outcome().success == 0
     with pytest.raises(ValueError, match="wants a clip of 242 frames"):
         try_plans(model, kinematics, medium, retelling, trials=3, seconds=7.0).outcome()
+
+
+def test_the_interval_is_wilsons() -> None:
+    """(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96 (Wilson, 1927)."""
+    for share, count in ((0.75, 64), (1.0, 20), (0.0, 8)):
+        z = 1.959964
+        middle, half = share + z**2 / (2 * count), z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+        expected = [(middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1)]
+        assert share_interval(share, count) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sets_side_by_side_are_cut_to_what_all_have() -> None:
+    clips = {name: torch.from_numpy(gait(seed, 40 - 8 * seed)) for seed, name in enumerate("abc")}
+    cut = alike({"true": clips, "decoded": {"c": clips["c"], "a": clips["a"][:32] + 1.0}})
+    lengths = {title: {name: len(poses) for name, poses in some.items()} for title, some in cut.items()}
+    assert lengths == {"true": {"a": 32, "c": 24}, "decoded": {"a": 32, "c": 24}}
+    assert torch.equal(cut["true"]["a"], clips["a"][:32]) and torch.equal(cut["decoded"]["a"], clips["a"][:32] + 1.0)
+    first, second = (spread_starts(References.of(some), 4, 0.1, 0) for some in cut.values())
+    assert torch.equal(first, second)
