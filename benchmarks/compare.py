@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from learning import DOCS, reconstructions
 
-from daps.compare import Contestant, Failed, Plan, Stopped, compare, markdown
+from daps.compare import Contestant, Failed, Plan, Stopped, compare
+from daps.compare_table import markdown
 from daps.data import MOTION
 from daps.evaluate import Protocol
 from daps.features import FeatureConfig

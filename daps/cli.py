@@ -181,7 +181,8 @@ def run_compare(arguments: Sequence[str]) -> None:
     """daps compare PRESET [--methods ...] [--options] [-- options of daps train]."""
     end = [*arguments, "--"].index("--")
     options = parse(CompareOptions, arguments[:end], "daps compare")
-    from daps.compare import Contestant, Failed, Plan, Stopped, commands, compare, table
+    from daps.compare import Contestant, Failed, Plan, Stopped, commands, compare
+    from daps.compare_table import table
     from daps.evaluate import Protocol
     from daps.tables import print_lines
 

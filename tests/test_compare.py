@@ -13,7 +13,8 @@ import pytest
 
 from daps import compare as comparison
 from daps.cli import main
-from daps.compare import BETA, Contestant, Plan, compare, markdown, table
+from daps.compare import Contestant, Plan, compare
+from daps.compare_table import BETA, markdown, table
 from daps.evaluate import Protocol
 from daps.report import DASH
 from daps.run import Run, exclusive, peak_memory, pick_device, portable_command

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from daps.cli import COMMANDS, main
-from daps.compare import markdown
+from daps.compare_table import markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

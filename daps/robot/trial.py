@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binomtest
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import Tensor
 
 from daps.kinematics import Kinematics

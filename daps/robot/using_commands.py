@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ def run_play(arguments: Sequence[str]) -> None:
 
 def write_recording(path: Path, recording: Recording) -> None:
     """What the first robot did as arrays, a row a control step; the last poses follow the last step."""
-    arrays = {name: rows[:, 0].numpy() for name, rows in recording.stacked().items()}
+    arrays: dict[str, Any] = {name: rows[:, 0].numpy() for name, rows in recording.stacked().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         np.savez_compressed(file, rate=RATE, joints=np.array(G1_JOINTS), **arrays)
