@@ -8,7 +8,7 @@
     mnist-long   DAPS, FSQ and VQ-VAE for 45 minutes, with more weight decay than the preset has
     cifar10      DAPS with either encoder, FSQ, VQ-VAE, Gumbel-softmax, 450 seconds each
     imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures
-    lafan1       DAPS, FSQ, VQ-VAE; --robot adds errors in millimetres
+    lafan1       DAPS, FSQ (also with more weight decay), VQ-VAE; --robot adds errors in millimetres
 
 Of colour pictures also Frechet distances and top-1 agreement by EfficientNet-Lite0. Seconds are of processor time on a
 CPU (one thread each) and of the clock on a GPU. Finished runs are kept and stopped
@@ -59,7 +59,7 @@ STUDIES = {
                      FeatureConfig(("efficientnet",))),
     "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2,
                          ("--runtime.eval-size", "50")),  # validations on the way, which would cost more than the steps
-    "lafan1": Study("lafan1", ("daps", "fsq", "vqvae"), 600),
+    "lafan1": Study("lafan1", ("daps", "fsq", f"fsq {DECAY}", "vqvae"), 600),
 }
 # fmt: on
 
