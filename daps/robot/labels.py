@@ -99,10 +99,16 @@ def kind_of(clip: str) -> str:
     raise ValueError(f"clip {clip!r}: want a name that begins with one of {', '.join(CLIPS)}; rename the file")
 
 
-def measured(poses: Float[Tensor, "F P"], fps: float = FPS) -> Command:
+def measured(poses: Float[Tensor, "F P"], fps: float = FPS, centre: Float[Tensor, "F 3"] | None = None) -> Command:
     """The mean velocity and yaw rate of a piece of motion, seen from its first frame's heading turned half its turn.
 
     That is the frame of a body that turns evenly: a circle at constant speed is that speed straight ahead.
+
+    Args:
+        poses: of the piece.
+        fps: frames per second.
+        centre: where the centre of mass is in each, whose velocity it then is; that of the root if left out, which
+            differs by 0.03 m/s over a second of walking.
 
     Raises:
         ValueError: fewer than two frames.
@@ -110,9 +116,9 @@ def measured(poses: Float[Tensor, "F P"], fps: float = FPS) -> Command:
     if len(poses) < 2:
         raise ValueError(f"motion: needs at least 2 frames, got {len(poses)}")
     seconds = (len(poses) - 1) / fps
-    heading = rotation.heading(poses[:, 3:ROOT])
+    heading, place = rotation.heading(poses[:, 3:ROOT]), poses if centre is None else centre
     turn = rotation.wrapped(heading.diff()).sum()
-    way = rotation.rotate_z(-(heading[0] + turn / 2), poses[-1, :2] - poses[0, :2]) / seconds
+    way = rotation.rotate_z(-(heading[0] + turn / 2), place[-1, :2] - place[0, :2]) / seconds
     half = turn / 2
     way = way / torch.sinc(half / torch.pi).clamp_min(0.1)  # the chord is shorter than the arc
     return Command(float(way[0]), float(way[1]), float(turn) / seconds)

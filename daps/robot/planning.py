@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mujoco
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +15,7 @@ from daps.motion import pose_features
 from daps.optim import Kind, optimizers
 from daps.precision import Scoring, score_precision
 from daps.robot.labels import Label, all_captions, label, measured
+from daps.robot.mass import centres
 from daps.robot.planner import Conditions, Planner, PlannerConfig
 from daps.robot.stream import SPEEDS
 from daps.schedules import Cosine
@@ -71,7 +73,11 @@ class PlanningData:
 
 
 def planning_data(
-    tokenizer: Autoencoder, clips: Mapping[str, Float[Tensor, "F P"]], stride: int, batch: int = 256
+    tokenizer: Autoencoder,
+    clips: Mapping[str, Float[Tensor, "_ P"]],
+    stride: int,
+    model: mujoco.MjModel | None = None,
+    batch: int = 256,
 ) -> PlanningData:
     """All windows of clips, `stride` frames apart, by a tokenizer of motion.
 
@@ -79,6 +85,7 @@ def planning_data(
         tokenizer: of windows [F, C].
         clips: name -> poses at 30 frames per second; names say what is done (daps.robot.labels).
         stride: frames from one window to the next.
+        model: of the robot, for velocities of its centre of mass; they are of its root if left out.
         batch: windows encoded at a time.
 
     Raises:
@@ -87,13 +94,14 @@ def planning_data(
     window = tokenizer.data_shape[0]
     past, windows, commands, labels = [], [], [], []
     for name, poses in clips.items():
-        features = pose_features(poses).float()
+        features, centre = pose_features(poses).float(), None if model is None else centres(model, poses)
         starts = range(PAST, len(poses) - window + 1, stride)
         before = torch.tensor(starts, dtype=torch.long)[:, None] + torch.arange(-PAST, 0)
         past.append(pose_features(poses[before]).float())  # as in use: what comes next is not known
         for start in starts:
             windows.append(features[start : start + window])
-            command = measured(poses[start - 1 : start + window])
+            piece = slice(start - 1, start + window)
+            command = measured(poses[piece], centre=None if centre is None else centre[piece])
             commands.append((command.forward, command.left, command.turn))
             labels.append(label(name, command))
     if not windows:

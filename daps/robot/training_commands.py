@@ -62,6 +62,7 @@ class PlanOptions:
     planner: PlannerConfig = PlannerConfig()
     only: Annotated[tuple[str, ...], ONLY] = ()
     sentences: Annotated[Path | None, SENTENCES] = None
+    model: Annotated[Path | None, MODEL] = None
     run: Path = Path("runs/robot/planner")
     """Folder of this stage."""
 
@@ -166,7 +167,7 @@ def run_train(arguments: Sequence[str]) -> None:
     print("planner, stage 2 of 4")
     shared: dict[str, Any] = {"clips": options.clips, "only": options.only}
     train_planner(PlanOptions(**shared, tokenizer=tokenizer, planning=options.planning, planner=options.planner,
-                              run=planner), reader)  # fmt: skip
+                              model=options.model, run=planner), reader)  # fmt: skip
     print("tracker, stage 3 of 4")
     train_tracker(TrackOptions(**shared, tracking=options.tracking, tracker=options.tracker, tokenizer=(tokenizer,),
                                planner=planner, imagined=options.imagined, model=options.model, run=tracker,
@@ -240,6 +241,7 @@ def train_planner(options: PlanOptions, reader: Reader) -> None:
         "clips": sorted(clips),
         "motion": fingerprint(clips),
         "tokenizer": digest(options.tokenizer),
+        "robot": _robot(options.model),
         "sizes": sizes,
         "planning": dataclasses.asdict(options.planning),
         "planner": dataclasses.asdict(options.planner),
@@ -247,7 +249,7 @@ def train_planner(options: PlanOptions, reader: Reader) -> None:
     if finished(options.run, settings) and (options.run / PHRASES).is_file():
         return
     shown = with_mirror_images(clips) if options.planning.mirror else clips
-    data = planning_data(tokenizer, shown, options.planning.stride)
+    data = planning_data(tokenizer, shown, options.planning.stride, build(options.model, light=True))
     training = Planning(data, tokenizer.vocab_size, reader.encode, options.planning, options.planner)
     train_stage(options.run, training, settings, log_every=20)
     Phrasebook(training.captions).save(options.run / PHRASES)

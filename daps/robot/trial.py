@@ -17,6 +17,7 @@ from torch import Tensor
 from daps.kinematics import Kinematics
 from daps.motion import ROOT
 from daps.robot.code_tracker import CodeTracker
+from daps.robot.mass import centre_velocities
 from daps.robot.pilot import anchored
 from daps.robot.play import LoopConfig
 from daps.robot.reference import References
@@ -237,16 +238,10 @@ def _state(simulation: Simulation) -> State:
 def _centres(
     model: mujoco.MjModel, references: References, clip: Tensor, first: Tensor, steps: int
 ) -> Float[Tensor, "N S 3"]:
-    """Velocity of the reference's centre of mass at each step, by MuJoCo's own kinematics, m/s."""
-    data, known = mujoco.MjData(model), {}
+    """Velocity of the reference's centre of mass at each step, m/s."""
     rows = references.rows(clip[:, None], first[:, None] + torch.arange(1, steps + 1))
-    for row in rows.unique().tolist():
-        data.qpos, data.qvel = references.poses[row].numpy(), references.velocities[row].numpy()
-        mujoco.mj_fwdPosition(model, data)
-        mujoco.mj_fwdVelocity(model, data)
-        mujoco.mj_subtreeVel(model, data)
-        known[row] = torch.from_numpy(data.subtree_linvel[1].copy()).float()
-    return torch.stack([known[row] for row in rows.flatten().tolist()]).view(*rows.shape, 3)
+    once, back = rows.unique(return_inverse=True)
+    return centre_velocities(model, references.poses[once], references.velocities[once])[back]
 
 
 def summary(outcomes: Sequence[tuple[str, Outcome]]) -> list[list[str]]:
