@@ -12,6 +12,7 @@ from torch import Tensor
 
 from daps.data.clips import WINDOW
 from daps.kinematics import Kinematics
+from daps.methods.base import Autoencoder
 from daps.metrics import psnr
 from daps.motion import pose_features
 from daps.motion_metrics import feature_errors
@@ -46,13 +47,15 @@ class Row:
     seed: int
 
 
-def tokenizer_rows(kit: Kit, clips: Clips, name: str, kinematics: Kinematics, batch: int = 128) -> list[Row]:
+def tokenizer_rows(
+    tokenizer: Autoencoder, clips: Clips, name: str, kinematics: Kinematics, batch: int = 128
+) -> list[Row]:
     """Errors of decoded motion, greedily encoded, and PSNR of its features, dB: means over windows side by side."""
     windows = torch.cat([pose_features(poses).unfold(0, WINDOW, WINDOW).transpose(1, 2) for poses in clips.values()])
     windows, errors = windows.float(), []
     for part in windows.split(batch):
-        again = kit.tokenizer.decode(kit.tokenizer.encode(part)).mean
-        ratio = {"psnr": psnr(part.double(), again.double(), kit.tokenizer.scaling.peak.double())}
+        again = tokenizer.decode(tokenizer.encode(part)).mean
+        ratio = {"psnr": psnr(part.double(), again.double(), tokenizer.scaling.peak.double())}
         errors.append(feature_errors(part, again, kinematics) | ratio)
     return [
         Row("tokenizer", name, metric, float(torch.cat([e[metric] for e in errors]).mean()), len(windows), 0)

@@ -29,7 +29,7 @@ from daps.robot.assessment import (
 )
 from daps.robot.code_tracker import CodeTracker
 from daps.robot.following import Recogniser
-from daps.robot.kit import CODES, SHIPPED, TOKENIZER, TRACKER, Kit, load_code_tracker, load_kit
+from daps.robot.kit import CODES, SHIPPED, TOKENIZER, TRACKER, Kit, load_code_tracker, load_kit, load_tokenizer
 from daps.robot.labels import kind_of
 from daps.robot.material import decoded, read_clips, training_clips
 from daps.robot.model import build, find_mjcf
@@ -55,6 +55,8 @@ class EvalOptions:
     model: Annotated[Path | None, MODEL] = None
     parts: tuple[str, ...] = PARTS
     """What to measure."""
+    tokenizers: tuple[Path, ...] = ()
+    """Runs of daps train lafan1 whose errors to measure beside those of the kit's tokenizer."""
     trials: int = 256
     """Places to start from, of each set of clips."""
     seconds: float = 8.0
@@ -89,9 +91,8 @@ def run_eval(arguments: Sequence[str]) -> None:
     out = options.out or (options.kit or Path()) / "robot.json"
     needed = set(options.parts) & {"tracker", "commands", "dance"}
     sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"]) if needed else {}
-    method = Run.open(folder / TOKENIZER).config().method_name
     every: list[Row] = []
-    for rows in _measured(options, kit, model, sets):
+    for method, rows in _measured(options, kit, model, sets):
         keep_rows(out, method, rows)
         every += rows
     print_rows(table(every))
@@ -113,21 +114,33 @@ def _sets(folder: Path, trained: Sequence[str]) -> dict[str, Clips]:
     return {title: read_clips(folder, chosen) for title, chosen in names.items() if chosen}
 
 
-def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> Iterator[list[Row]]:
-    """The rows of part after part."""
+def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> Iterator[tuple[str, list[Row]]]:
+    """Part after part, the method of the tokenizer and rows."""
     kinematics, folder = Kinematics.from_mjcf(find_mjcf(options.model)), options.kit or SHIPPED
-    pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
-    length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)
-    kinds = {kind_of(name) for name in sets.get("training clips", ())}
+    method = _method(folder / TOKENIZER)
     if "tokenizer" in options.parts:
         held_out = tuple(sorted(set(find_clips(options.clips)) - set(training_clips(options.clips))))
-        if held_out:
-            yield tokenizer_rows(kit, read_clips(options.clips, held_out), "all held-out clips", kinematics)
+        clips = read_clips(options.clips, held_out) if held_out else {}
+        for run in (folder / TOKENIZER, *options.tokenizers) if clips else ():
+            yield _method(run), tokenizer_rows(load_tokenizer(run), clips, "all held-out clips", kinematics)
     if "tracker" in options.parts:
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         outcomes = _trials(options, kit, codes, model, kinematics, sets)
         print_rows(summary(outcomes))
-        yield outcome_rows(outcomes, options.seed)
+        yield method, outcome_rows(outcomes, options.seed)
+    for rows in _closed_loop(options, kit, model, sets):
+        yield method, rows
+
+
+def _method(run: Path) -> str:
+    return Run.open(run).config().method_name
+
+
+def _closed_loop(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> Iterator[list[Row]]:
+    """Rows of orders: how they are followed, whether dances are dances, and how fast plans come."""
+    pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
+    length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)
+    kinds = {kind_of(name) for name in sets.get("training clips", ())}
     if "commands" in options.parts:
         yield command_rows(kit, model, kinds, options.repeats, length, *orders)
     if "dance" in options.parts and "dance" in kinds and len(kinds) > 1:

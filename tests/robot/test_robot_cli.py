@@ -186,6 +186,8 @@ def test_a_kit_from_clips_to_play_and_tables(
     assert {row["tokenizer"] for row in kept} == {"daps"} and str(place) not in rows.read_text()
     main([*measure, "--parts", "latency"])
     assert len(json.loads(rows.read_text())) == len(kept)
+    main([*measure, "--parts", "tokenizer", "--tokenizers", str(place / "small" / "tokenizer")])
+    assert len(json.loads(rows.read_text())) == len(kept)  # of the same method: in place of them
     _changed_inputs_are_noticed(place, kit, capsys)
 
 
