@@ -38,7 +38,7 @@ from daps.robot.play import LoopConfig
 from daps.robot.stage import read_settings
 from daps.robot.training_commands import CLIPS, MODEL, SENTENCES, THREADS
 from daps.robot.trial import Outcome, summary
-from daps.robot.using_commands import KIT, unseen
+from daps.robot.using_commands import KIT, clip_sets
 from daps.run import Run, environment, write_json
 from daps.tables import print_rows
 
@@ -90,28 +90,12 @@ def run_eval(arguments: Sequence[str]) -> None:
     kit, model = load_kit(options.kit, options.sentences), build(options.model)
     out = options.out or (options.kit or Path()) / "robot.json"
     needed = set(options.parts) & {"tracker", "commands", "dance"}
-    sets = _sets(options.clips, read_settings(folder / TRACKER)["clips"]) if needed else {}
+    sets = clip_sets(options.clips, read_settings(folder / TRACKER)["clips"]) if needed else {}
     every: list[Row] = []
     for method, rows in _measured(options, kit, model, sets):
         keep_rows(out, method, rows)
         every += rows
     print_rows(table(every))
-
-
-def _sets(folder: Path, trained: Sequence[str]) -> dict[str, Clips]:
-    """Training clips and held-out ones of the same kinds.
-
-    Raises:
-        ValueError: the folder has not the clips of the training.
-    """
-    missing = sorted(set(trained) - set(find_clips(folder)))
-    if missing:
-        raise ValueError(
-            f"clips: {folder} lacks {len(missing)} of {len(trained)} clips that the kit was trained on, such as "
-            f"{missing[0]}; pass the folder that it was trained on"
-        )
-    names = {"training clips": tuple(trained), "held-out clips": unseen(folder, trained)}
-    return {title: read_clips(folder, chosen) for title, chosen in names.items() if chosen}
 
 
 def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> Iterator[tuple[str, list[Row]]]:

@@ -38,7 +38,7 @@ from daps.robot.pilot import Orders, Pilot
 from daps.robot.planner import PlannerConfig
 from daps.robot.planning import PAST, Planning, PlanningConfig, planning_data
 from daps.robot.reference import References
-from daps.robot.stage import STATE, finished, read_settings, read_state, read_weights, train_stage
+from daps.robot.stage import STATE, WEIGHTS, finished, read_settings, read_state, read_weights, train_stage
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder
 from daps.robot.tracker import TrackerConfig
 from daps.robot.tracking import Tracking, TrackingConfig
@@ -266,7 +266,7 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         "planner": digest(options.planner) if options.planner else None,
         "robot": _robot(options.model),
         "imagined": options.imagined if options.planner else None,
-        "start": str(options.start) if options.start else None,
+        "start": _origin(options.start),
         "tracking": dataclasses.asdict(options.tracking),
         "tracker": dataclasses.asdict(options.tracker),
     }
@@ -302,6 +302,11 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         whole = (options.start / STATE).is_file()
         training.take_over(read_state(options.start) if whole else {"tracker": read_weights(options.start)})
     train_stage(options.run, training, settings, ("sample", "samples"))
+
+
+def _origin(start: Path | None) -> str | None:
+    """What a training begins with: 12 digits of the weights, or a path where that training is not done yet."""
+    return None if start is None else digest(start) if (start / WEIGHTS).is_file() else str(start)
 
 
 def _robot(model: Path | None) -> str:

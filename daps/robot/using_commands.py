@@ -189,17 +189,17 @@ def run_trial(arguments: Sequence[str]) -> None:
     options = parse(TrialOptions, arguments, "daps robot trial")
     tracker, settings = load_tracker(options.run)
     if options.only:
-        sets = {"chosen clips": training_clips(options.clips, options.only)}
+        sets: dict[str, Clips] = {
+            "chosen clips": read_clips(options.clips, training_clips(options.clips, options.only))
+        }
     else:
-        sets = {"training clips": tuple(settings["clips"]), "held-out clips": unseen(options.clips, settings["clips"])}
+        sets = clip_sets(options.clips, settings["clips"], "; or choose some of it by --only")
     model, kinematics = build(options.model, light=options.light), Kinematics.from_mjcf(find_mjcf(options.model))
     outcomes: list[tuple[str, Outcome]] = []
-    for name, names in sets.items():
-        if not names:
-            continue
-        motions: dict[str, Clips] = {name: read_clips(options.clips, names)}
+    for name, chosen in sets.items():
+        motions: dict[str, Clips] = {name: chosen}
         if options.tokenizer:
-            motions[f"{name}, decoded"] = decoded(motions[name], load_tokenizer(options.tokenizer))
+            motions[f"{name}, decoded"] = decoded(chosen, load_tokenizer(options.tokenizer))
         for title, clips in alike(motions).items():
             references = References.of(clips)
             starts = spread_starts(references, options.trials, options.seconds, options.seed)
@@ -213,8 +213,25 @@ def run_trial(arguments: Sequence[str]) -> None:
     print_lines(summary(outcomes))
 
 
-def unseen(folder: Path, trained: Sequence[str]) -> tuple[str, ...]:
-    """The clips of a folder that are held out, of kinds that were trained on: others a robot cannot know."""
+def clip_sets(folder: Path, trained: Sequence[str], otherwise: str = "") -> dict[str, Clips]:
+    """Training clips and held-out ones of the same kinds: others a robot cannot know.
+
+    Args:
+        folder: of clips.
+        trained: names of the training clips.
+        otherwise: what else may be done, for the complaint.
+
+    Raises:
+        ValueError: the folder has not the clips of the training.
+    """
+    there = set(find_clips(folder))
+    if missing := sorted(set(trained) - there):
+        raise ValueError(
+            f"clips: {folder} lacks {len(missing)} of {len(trained)} clips that the tracker was trained on, such as "
+            f"{missing[0]}; pass the folder that it was trained on{otherwise}"
+        )
     kinds = {kind_of(name) for name in trained}
-    others = set(find_clips(folder)) - set(training_clips(folder)) - set(trained)
-    return tuple(sorted(name for name in others if kind_of(name) in kinds))
+    others = there - set(training_clips(folder)) - set(trained)
+    unseen = tuple(sorted(name for name in others if kind_of(name) in kinds))
+    names = {"training clips": tuple(trained), "held-out clips": unseen}
+    return {title: read_clips(folder, chosen) for title, chosen in names.items() if chosen}

@@ -94,6 +94,7 @@ def test_from_clips_to_a_table(place: Path, capsys: pytest.CaptureFixture[str]) 
         (["play", "walk", "--velocity", "nan", "0", "0"], "velocity: wants finite numbers, got nan 0.0 0.0"),
         (["play", "walk", "--pace", "-1"], "pace: must be > 0 and finite, got -1"),
         (["play", "walk", "--video", "x.avi"], "video: wants a name that ends in .mp4, got x.avi"),
+        (["play", "walk", "--record", "x.csv"], "record: wants a name that ends in .npz, got x.csv"),
         (["play", "walk", "--loop.frames", "33"], "loop.frames: wants frames that are whole control steps"),
         (["eval", "CLIPS", "--trials", "0"], "trials: must be >= 1 and finite, got 0"),
         (["track", "CLIPS", "--tracking.memory", "1.5"], "tracking.memory: must lie in [0, 1), got 1.5"),
@@ -119,6 +120,13 @@ def test_a_folder_of_another_kind_is_no_tracker(place: Path, capsys: pytest.Capt
     with pytest.raises(ValueError, match="is no tracker; pass the folder that daps robot track wrote"):
         load_tracker(other)
     track(place)
+    mine = place / "mine"
+    mine.mkdir()
+    write_clip(mine / "walk7.csv", gait(7, 60))
+    with pytest.raises(SystemExit):
+        main(["robot", "trial", str(place / "run"), str(mine), "--model", str(place / "stick.xml")])
+    said = capsys.readouterr().err
+    assert "lacks 3 of 3 clips that the tracker was trained on, such as walk" in said and "by --only" in said
     with pytest.raises(SystemExit):
         track(place, "--tracking.seed", "1")
     assert "holds another training: tracking.seed (there 0, now 1)" in capsys.readouterr().err
