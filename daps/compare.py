@@ -295,7 +295,8 @@ def _evaluate(plan: Plan, folder: Path) -> None:
         same = (old["step"], old["importance_samples"]) == (run.trained_steps(), plan.protocol.samples)
         if same and wanted <= known:
             return
-    evaluate_run(folder, plan.protocol, device=plan.device, features=plan.features)
+    protocol = dataclasses.replace(plan.protocol, progress=True)
+    evaluate_run(folder, protocol, device=plan.device, features=plan.features)
 
 
 def page(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:

@@ -122,23 +122,24 @@ class FrechetComparison(Comparison):
         self.agreed: dict[str, int] = {}
 
     def add(self, originals: UInt8[Tensor, "N 3 H W"], reconstructions: Mapping[str, UInt8[Tensor, "N 3 H W"]]) -> None:
-        """Takes in a batch."""
-        classes = self._see(originals, self.originals)
+        """Takes in a batch; the same pictures are seen once."""
+        features, classes = self._see(originals)
+        self.originals.add(features)
+        seen: list[tuple[Tensor, Tensor, Tensor | None]] = [(originals, features, classes)]
         for mode, pictures in reconstructions.items():
-            found = self._see(pictures, self.modes.setdefault(mode, Moments(self.network.width)))
+            same = next((known for known in seen if torch.equal(known[0], pictures)), None)
+            seen.append(same or (pictures, *self._see(pictures)))
+            _, features, found = seen[-1]
+            self.modes.setdefault(mode, Moments(self.network.width)).add(features)
             if classes is not None and found is not None:
                 self.agreed[mode] = self.agreed.get(mode, 0) + int((found == classes).sum())
 
     @torch.no_grad()
-    def _see(self, pictures: UInt8[Tensor, "N 3 H W"], moments: Moments) -> Int[Tensor, " N"] | None:
-        """Adds the features to the moments; the best classes."""
-        classes = []
-        for part in pictures.split(CHUNK):
-            features, scores = self.network(part)
-            moments.add(features)
-            if scores is not None:
-                classes.append(scores.argmax(-1))
-        return torch.cat(classes) if classes else None
+    def _see(self, pictures: UInt8[Tensor, "N 3 H W"]) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"] | None]:
+        """Features, and the best classes."""
+        features, scores = zip(*(self.network(part) for part in pictures.split(CHUNK)), strict=True)
+        classes = None if scores[0] is None else torch.cat(scores).argmax(-1)
+        return torch.cat(features), classes
 
     def figures(self, mode: str) -> dict[str, float]:
         """The distance, the share of data whose best class stayed, and the distance to the reference."""

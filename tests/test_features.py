@@ -122,6 +122,22 @@ def test_the_distance_is_that_of_torchmetrics(count: int) -> None:
     assert comparison.figures("same")["top1_agreement_small"] == 1
 
 
+def test_pictures_that_modes_share_are_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the one code of a deterministic encoder, sampled or greedy."""
+    network, count = Small(), 0
+
+    def counted(x: Tensor) -> tuple[Tensor, Tensor | None]:
+        nonlocal count
+        count += len(x)
+        return Small.forward(network, x)
+
+    monkeypatch.setattr(network, "forward", counted)
+    comparison, x, y = FrechetComparison(network, "rfid", {}), pictures(30), disturbed(pictures(30))
+    comparison.add(x, {"stochastic": y, "greedy": y.clone(), "other": x})
+    assert count == 60 and comparison.figures("greedy") == comparison.figures("stochastic")
+    assert comparison.figures("other")["rfid"] < 1e-12 < comparison.figures("greedy")["rfid"]
+
+
 def test_the_reference_statistics_take_the_place_of_the_originals() -> None:
     others, originals, greedy = pictures(60, seed=3), pictures(60), disturbed(pictures(60))
     network = Small()
