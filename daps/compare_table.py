@@ -107,14 +107,19 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A header and a line per method: means over seeds, ± half their range. Columns without any figure are left out."""
+    """A header and a line per method: means over seeds, ± half their range.
+
+    Columns without any figure are left out, and that of the device where all rows are of one.
+    """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     shown = [column for column in COLUMNS if any(column[1](row) is not None for row in rows)]
-    lines = [["method", "seeds", *(name for name, _, _ in shown)]]
+    several = len({row["device"] for row in rows}) > 1
+    lines = [["method", "seeds", *["device"] * several, *(name for name, _, _ in shown)]]
     for method in methods:
         mine = [row for row in rows if row["method"] == method]
+        devices = [", ".join(sorted({row["device"] for row in mine}))] * several
         cells = [_mean([value(row) for row in mine], form) for _, value, form in shown]
-        lines.append([method, str(len(mine)), *cells])
+        lines.append([method, str(len(mine)), *devices, *cells])
     return lines
 
 

@@ -60,7 +60,7 @@ def row(method: str, seed: int, **figures: Any) -> dict[str, Any]:
     names += ("joint_rms_greedy", "mpjpe", "mpjpe_greedy", "nominal_bits", "information_bits")
     names += ("usage_per_position", "perplexity_per_position")
     blank = dict.fromkeys(names)
-    some = {"steps": 10, "cpu_s": 0.5, "gpu_s": None, "tokens_sampled": 2_000_000}
+    some = {"steps": 10, "cpu_s": 0.5, "gpu_s": None, "tokens_sampled": 2_000_000, "device": "a CPU"}
     return {"method": method, "seed": seed, **blank, **some, **figures}
 
 
@@ -72,6 +72,8 @@ def test_the_table_holds_means_over_seeds_and_half_their_range() -> None:
         ["b", "1", "10", DASH, "2", "200.0", "2.0", "9.00"],
     ]
     assert markdown(rows).splitlines()[1] == "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    rows[1]["device"], rows[2]["device"] = "another", "a GPU"  # seconds of several compare in order only
+    assert [line[2] for line in table(rows)] == ["device", "a CPU, another", "a GPU"]
 
 
 def test_a_comparison_from_training_to_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
