@@ -22,19 +22,18 @@ from daps.robot.eval_command import keep_rows
 from daps.robot.kit import SHIPPED, TRACKER, load_tracker
 from daps.robot.labels import kind_of
 from daps.robot.locomujoco import Imitation, LocoPolicy, imitate, imitation_env
-from daps.robot.material import read_clips
 from daps.robot.reference import References
 from daps.robot.simulation import RATE
 from daps.robot.tracker import Tracker
-from daps.robot.using_commands import unseen
+from daps.robot.using_commands import clip_sets
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "robot.json"
 LENGTH = 10  # s
 
 
-def pieces(folder: Path, names: Sequence[str], starts: Sequence[int]) -> dict[str, torch.Tensor]:
+def pieces(clips: Mapping[str, torch.Tensor], starts: Sequence[int]) -> dict[str, torch.Tensor]:
     """Ten seconds of clips, from these seconds on."""
-    clips, frames = read_clips(folder, names), round(LENGTH * FPS)
+    frames = round(LENGTH * FPS)
     first = {at: round(at * FPS) for at in starts}
     cut = {f"{name} {at}": poses[first[at] : first[at] + frames] for name, poses in clips.items() for at in starts}
     return {name: poses for name, poses in cut.items() if len(poses) == frames}
@@ -68,8 +67,8 @@ def main() -> None:
     """Measures and keeps a row per figure."""
     folder = Path(sys.argv[1])
     tracker, settings = load_tracker(SHIPPED / TRACKER)
-    sets = {"training clips": pieces(folder, settings["clips"], [10]),
-            "held-out clips": pieces(folder, unseen(folder, settings["clips"]), [10, 40, 70])}  # fmt: skip
+    starts = {"training clips": [10], "held-out clips": [10, 40, 70]}
+    sets = {title: pieces(clips, starts[title]) for title, clips in clip_sets(folder, settings["clips"]).items()}
     rows: list[Row] = []
     for title, clips in sets.items():
         for limited, what in ((False, ""), (True, ", targets within ranges")):
