@@ -178,7 +178,7 @@ def pack(source: Path, target: Path) -> int:
         folder.mkdir(parents=True)
         settings = _without_paths(Run.open(source / name).read_json("config.json"))
         for key, part in (("tokenizer", TOKENIZER), ("teacher", TRACKER)):
-            if name != TOKENIZER and isinstance(settings.get(key), str):
+            if name != TOKENIZER and settings.get(key) == digest(source / part):
                 settings[key] = digest(target / part)  # of the weights as they are given away
         write_json(folder / "config.json", settings)
         with safe_open(source / name / file, "pt") as read:
