@@ -107,6 +107,16 @@ def test_a_standing_robot_is_carried_by_its_feet(stick: Path) -> None:
     assert (np.abs(feedback.com_velocity) < 0.1).all() and (np.abs(simulation.qpos[:, 2] - 0.74) < 0.02).all()
 
 
+@pytest.mark.parametrize(("side", "column"), [("left", 0), ("right", 1)])
+def test_who_stands_on_one_foot_is_carried_by_that_one(stick: Path, side: str, column: int) -> None:
+    simulation = standing(stick, 1)
+    lifted = "right" if side == "left" else "left"
+    for joint, angle in (("hip_pitch", -0.6), ("knee", 1.2), ("ankle_pitch", -0.6)):
+        simulation.qpos[0, 7 + G1_JOINTS.index(f"{lifted}_{joint}_joint")] = angle
+    force = np.sum([simulation.step(simulation.qpos[:, 7:].copy()).foot_force[0] for _ in range(3)], 0)
+    assert force[column] > 10 and force[1 - column] == 0
+
+
 def test_torque_never_passes_the_motors_limit(stick: Path) -> None:
     simulation = standing(stick, 1)
     feedback = simulation.step(np.full((1, 29), 50.0))
