@@ -3,7 +3,6 @@
 import copy
 import io
 from pathlib import Path
-from typing import Any
 
 import mujoco
 import pytest
@@ -20,31 +19,17 @@ from daps.robot.tracking import ENDS, Buffer, Tracking, TrackingConfig, dropped,
 from daps.robot.world import State
 from robot.states import JOINTS, random_state, turned
 from robot.stick import write_stick
-
-TINY: dict[str, Any] = {
-    "samples": 96,
-    "robots": 8,
-    "segment": 4,
-    "capacity": 16,
-    "foresight": 2,
-    "horizon": 3,
-    "batch_size": 8,
-    "world_hidden": (16,),
-}
+from robot.trackings import TINY, tracking, walks
 
 
 @pytest.fixture(scope="module")
 def walk() -> References:
-    return References.of({"a": torch.from_numpy(gait(0, 60)), "b": torch.from_numpy(gait(1, 40))})
+    return walks()
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> mujoco.MjModel:
     return build(write_stick(Path(tmp_path_factory.mktemp("robot"))), light=True)
-
-
-def tracking(model: mujoco.MjModel, walk: References, **changes: Any) -> Tracking:
-    return Tracking(model, walk, TrackingConfig(**{**TINY, **changes}), TrackerConfig((16,), (1, 3)))
 
 
 def test_goals_look_the_same_from_everywhere() -> None:
