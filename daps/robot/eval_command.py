@@ -40,7 +40,7 @@ from daps.robot.training_commands import CLIPS, MODEL, SENTENCES, THREADS
 from daps.robot.trial import Outcome, summary
 from daps.robot.using_commands import KIT, clip_sets
 from daps.run import Run, environment, write_json
-from daps.tables import print_rows
+from daps.tables import print_lines, print_rows
 
 PARTS = ("tokenizer", "tracker", "commands", "dance", "latency")
 
@@ -110,7 +110,7 @@ def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]
     if "tracker" in options.parts:
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         outcomes = _trials(options, kit, codes, model, kinematics, sets)
-        print_rows(summary(outcomes))
+        print_lines(summary(outcomes))
         yield method, outcome_rows(outcomes, options.seed)
     for rows in _closed_loop(options, kit, model, sets):
         yield method, rows
