@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import mujoco
+import numpy as np
 import pytest
 import torch
 
+from daps import rotation
 from daps.data.gait import gait
 from daps.methods.base import Autoencoder
 from daps.motion import pose_start
@@ -16,8 +18,10 @@ from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig, symbol_compo
 from daps.robot.distilling import Distilling, DistillingConfig
 from daps.robot.model import build
 from daps.robot.play import LoopConfig
+from daps.robot.reference import Plan
 from daps.robot.retelling import Retelling
 from daps.robot.tracker import Tracker, TrackerConfig
+from daps.robot.world import State
 from daps.scaling import Affine
 from robot.states import JOINTS, random_state, turned
 from robot.stick import write_stick
@@ -115,3 +119,122 @@ def test_a_training_goes_on_bit_for_bit(model: mujoco.MjModel, tokenizer: Autoen
     assert left == figures[len(figures) - len(left) :] and len(left) == 5 - part.round
     with pytest.raises(ValueError, match="distilling.updates: must be >= 1, got 0"):
         DistillingConfig(updates=0)
+
+
+def overheard(training: Distilling, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Plan], list[torch.Tensor]]:
+    """Plans as they are made, and targets as the robots get them."""
+    plans: list[Plan] = []
+    given: list[torch.Tensor] = []
+    make, step = training.retelling.plan, training.simulation.step
+
+    def plan(past: torch.Tensor, frame: torch.Tensor) -> Plan:
+        plans.append(make(past, frame))
+        return plans[-1]
+
+    def listen(targets: np.ndarray) -> None:
+        given.append(torch.from_numpy(targets.copy()).float())
+        step(targets)
+
+    monkeypatch.setattr(training.retelling, "plan", plan)
+    monkeypatch.setattr(training.simulation, "step", listen)
+    return plans, given
+
+
+@pytest.mark.parametrize(("round_", "led", "who"), [(0, 0.0, "teacher"), (1, 0.0, "pupil"), (1, 1.0, "teacher")])
+def test_the_teacher_says_what_it_would_do_at_every_state_whoever_leads(
+    round_: int, led: float, who: str, model: mujoco.MjModel, tokenizer: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = distilling(model, tokenizer, led=led, samples=20_000)
+    training.round = round_
+    plans, given = overheard(training, monkeypatch)
+    training.collect()
+    row, plan, teacher = training.memory[-1], plans[-1], training.teacher
+    assert torch.equal(row["codes"], plan.codes) and torch.equal(row["anchor"], plan.anchor)
+    assert row["robot"].tolist() == [0, 1, 2, 3] * 5 and row["step"].tolist() == sorted([0, 1, 2, 3, 4] * 4)
+    torch.testing.assert_close(row["pose"][:4], plan.references.poses[plan.references.starts])
+    state, robot, step = State(row["pose"], row["velocity"]), row["robot"], row["step"]
+    said = teacher(state, teacher.goals(plan.references, robot, step))
+    torch.testing.assert_close(row["targets"], said)
+    done = training.pupil(state, plan.codes[robot], plan.anchor[robot], step).detach()
+    assert (done - said).abs().max() > 0.01
+    torch.testing.assert_close(torch.cat(given), said if who == "teacher" else done)
+
+
+def test_who_lost_the_motion_teaches_nothing_and_begins_anew(
+    model: mujoco.MjModel, tokenizer: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second robot loses it in the middle of a window, the third at its end; the clip of the fourth is over."""
+    training = distilling(model, tokenizer)
+    training.frame, training.fresh = torch.tensor([2, 10, 20, 46]), torch.zeros(4, dtype=torch.bool)
+    plans, _ = overheard(training, monkeypatch)
+    goals: list[torch.Tensor] = []
+
+    def lose(state: State, goal: State) -> torch.Tensor:
+        goals.append(goal.pose)
+        return torch.tensor([False, len(goals) == 3, len(goals) == 6, False])
+
+    monkeypatch.setattr("daps.robot.distilling.lost", lose)
+    training.collect()
+    row = training.memory[-1]
+    taught = [row["step"][row["robot"] == robot].tolist() for robot in range(4)]
+    assert taught == [[0, 1, 2, 3, 4], [0, 1], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
+    for step, goal in enumerate(goals):
+        assert torch.equal(goal, plans[0].references.poses[plans[0].references.starts + step])
+    assert training.fresh.tolist() == [False, True, True, True] and training.frame.tolist() == [5, 13, 23, 49]
+    before = training.simulation.qpos.copy()
+    training._plan()
+    after, first = torch.from_numpy(training.simulation.qpos).float(), plans[1].references.poses
+    assert torch.equal(after[0], torch.from_numpy(before[0]).float())
+    torch.testing.assert_close(after[1:], first[plans[1].references.starts][1:])
+    assert training.frame[0] == 5 and set(training.frame[1:].tolist()) <= set(training.retelling.beginnings.tolist())
+    for robot, frame in enumerate(training.frame.tolist()):
+        if robot:  # in the clip itself, not where the robot lay
+            start = pose_start(training.retelling.poses[frame - 1]).float()
+            torch.testing.assert_close(plans[1].anchor[robot], start)
+
+
+def test_plans_go_on_near_the_robots(model: mujoco.MjModel, tokenizer: Autoencoder) -> None:
+    """No further than a leash of 0.1 m from one that is 0.5 m away, nor turned by more than 0.2 rad."""
+    training = distilling(model, tokenizer)
+    training.frame, training.fresh = torch.tensor([2, 10, 20, 84]), torch.zeros(4, dtype=torch.bool)
+    last = training.retelling.past(training.frame)[:, -1]
+    robots = last.clone()
+    robots[0, :2] += torch.tensor([0.3, -0.4])
+    robots[1, 3:7] = rotation.multiply(rotation.about_z(torch.tensor(-0.5).double()), robots[1, 3:7])
+    robots[2, :2] += torch.tensor([0.03, 0.04])
+    training.simulation.reset(np.arange(4), robots.numpy(), np.zeros((4, 35)))
+    plan = training._plan()
+    expected = pose_start(last)
+    expected[0, :2] += 0.8 * torch.tensor([0.3, -0.4])
+    expected[1, 2] -= 0.3
+    torch.testing.assert_close(plan.anchor, expected.float(), rtol=0, atol=1e-5)
+    first = pose_start(plan.references.poses[plan.references.starts])
+    torch.testing.assert_close(first, expected.float(), rtol=0, atol=1e-5)
+
+
+def test_a_batch_has_the_codes_and_the_anchor_of_its_robots(model: mujoco.MjModel, tokenizer: Autoencoder) -> None:
+    """Every number in a memory made by hand tells which it is; states are of robots in no order."""
+    training, count = distilling(model, tokenizer), torch.arange(30.0)
+    robot = (7 * torch.arange(30) + 1) % 4
+    training.memory = [
+        {
+            "pose": 100 * part + count[:, None].expand(30, 36),
+            "velocity": 100 * part - count[:, None].expand(30, 35),
+            "targets": 100 * part + count[:, None].expand(30, 29) / 2,
+            "robot": robot,
+            "step": torch.arange(30) % 5,
+            "codes": (10 * part + torch.arange(4))[:, None].expand(4, 16),
+            "anchor": (20.0 * part + torch.arange(4))[:, None].expand(4, 3),
+        }
+        for part in (0, 1)
+    ]
+    parts = set()
+    for _ in range(8):
+        state, targets, codes, anchor, step = training._draw(50)
+        part = int(state.pose[0, 0] >= 100)
+        at = (state.pose[:, 0] - 100 * part).long()
+        parts.add(part)
+        assert len(at.unique()) > 15 and torch.equal(state.velocity[:, 3], 100.0 * part - at)
+        assert torch.equal(targets[:, 2], 100 * part + at / 2) and torch.equal(step, at % 5)
+        assert torch.equal(codes[:, 1], 10 * part + robot[at]) and torch.equal(anchor[:, 2], 20.0 * part + robot[at])
+    assert parts == {0, 1}

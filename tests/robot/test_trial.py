@@ -14,6 +14,7 @@ from daps.motion import G1_JOINTS
 from daps.robot import trial
 from daps.robot.assessment import alike
 from daps.robot.model import build
+from daps.robot.play import LoopConfig
 from daps.robot.reference import Plan, References
 from daps.robot.retelling import Retelling
 from daps.robot.simulation import Feedback, Simulation
@@ -222,3 +223,33 @@ def test_sets_side_by_side_are_cut_to_what_all_have() -> None:
     assert torch.equal(cut["true"]["a"], clips["a"][:32]) and torch.equal(cut["decoded"]["a"], clips["a"][:32] + 1.0)
     first, second = (spread_starts(References.of(some), 4, 0.1, 0) for some in cut.values())
     assert torch.equal(first, second)
+
+
+def test_each_plan_is_of_what_comes_next_and_begins_near_the_robots(
+    stick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Robots that are 0.5 m beside every plan: the next goes on 6 frames later, at the end of their leash of 0.1 m."""
+    monkeypatch.setattr(trial, "Simulation", Obedient)
+    monkeypatch.setattr(Obedient, "offset", 0.5)
+    clips = {"a": torch.from_numpy(gait(0, 80)), "b": torch.from_numpy(gait(1, 70))}
+    retelling, medium = Retelling(Perfect(), clips), Medium(29, TrackerConfig((8,), (1,)))
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+    robots: list[torch.Tensor] = []
+    make = retelling.plan
+
+    def plan(past: torch.Tensor, frame: torch.Tensor) -> Plan:
+        asked.append((past, frame))
+        robots.append(Medium.wanted.pose[:, :2] + torch.tensor([0.0, 0.5]) if robots else past[:, -1, :2].float())
+        return make(past, frame)
+
+    monkeypatch.setattr(retelling, "plan", plan)
+    model, kinematics = build(stick, light=True), Kinematics.from_mjcf(stick)
+    try_plans(model, kinematics, medium, retelling, trials=3, seconds=0.5, loop=LoopConfig(frames=6), seed=1)
+    assert len(asked) == 3
+    first = asked[0][1]
+    assert len(first.unique()) > 1
+    for number, (past, frame) in enumerate(asked):
+        assert torch.equal(frame, first + 6 * number)
+        assert torch.equal(past[..., 7:], retelling.past(frame)[..., 7:])
+        away = (past[:, -1, :2] - robots[number]).norm(dim=-1)
+        torch.testing.assert_close(away, torch.full((3,), 0.1 if number else 0.0).double(), rtol=0, atol=1e-5)
