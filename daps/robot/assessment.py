@@ -1,7 +1,7 @@
 """What a kit can do, in figures: how motion survives its codes, how it is followed, how orders are, and how fast."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 
@@ -16,6 +16,7 @@ from daps.methods.base import Autoencoder
 from daps.metrics import psnr
 from daps.motion import pose_features
 from daps.motion_metrics import feature_errors
+from daps.progress import ProgressLine
 from daps.robot.code_tracker import CodeTracker
 from daps.robot.following import Recogniser, at_30_hz, falls_per_minute, turn_errors, velocity_errors
 from daps.robot.kit import Kit
@@ -24,6 +25,7 @@ from daps.robot.pilot import Orders, Pilot
 from daps.robot.play import Loop, LoopConfig, Recording
 from daps.robot.reference import References
 from daps.robot.retelling import Retelling
+from daps.robot.simulation import RATE
 from daps.robot.trial import Blows, Outcome, spread_starts, try_out, try_plans
 
 Clips = Mapping[str, Float[Tensor, "_ P"]]
@@ -33,6 +35,7 @@ GRID = {  # prompt -> forward speeds m/s and turns rad/s to follow
 }
 DANCES = ("dance", "perform a dance", "move to the music", "groove")
 SETTLING = 2.0  # s until a dance counts
+STEPS = ("control step", "control steps")
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,8 @@ def tracker_outcomes(
     pushes: Sequence[float],
     seed: int,
     threads: int = 1,
-) -> list[tuple[str, Outcome]]:
+) -> Iterator[tuple[str, Outcome]]:
     """Outcomes of trials on sets of clips for each speed of pushes, m/s; without any (0) also kind by kind."""
-    outcomes = []
     for name, clips in motions.items():
         references = References.of(clips)
         starts = spread_starts(references, trials, seconds, seed)
@@ -90,12 +92,11 @@ def tracker_outcomes(
             title = f"{name}, pushes of {push:g} m/s" if push else name
             blows = Blows(push) if push else None
             tally = try_out(model, kinematics, kit.tracker, references, starts, seconds, blows, threads, seed)
-            outcomes.append((title, tally.outcome()))
+            yield title, tally.outcome()
             if not push and len({kind_of(clip) for clip in clips}) > 1:
                 kinds = [kind_of(references.names[clip]) for clip in starts[:, 0].tolist()]
                 groups = {kind: torch.tensor([each == kind for each in kinds]) for kind in sorted(set(kinds))}
-                outcomes += [(f"{title}: {kind}", tally.outcome(mine)) for kind, mine in groups.items()]
-    return outcomes
+                yield from ((f"{title}: {kind}", tally.outcome(mine)) for kind, mine in groups.items())
 
 
 def plan_outcomes(
@@ -109,16 +110,14 @@ def plan_outcomes(
     loop: LoopConfig,
     seed: int,
     threads: int = 1,
-) -> list[tuple[str, Outcome]]:
+) -> Iterator[tuple[str, Outcome]]:
     """Outcomes of trials on clips as plans: by the tracker of frames, and by that of codes where there is one."""
-    outcomes = []
     for name, clips in motions.items():
         retelling = Retelling(kit.tokenizer, clips)
         for face, policy in (("frames", kit.tracker), ("codes", codes)):
             if policy is not None:
                 given = (model, kinematics, policy, retelling, trials, seconds, loop, threads, seed)
-                outcomes.append((f"{name}, plan by plan, from {face}", try_plans(*given).outcome()))
-    return outcomes
+                yield f"{name}, plan by plan, from {face}", try_plans(*given).outcome()
 
 
 def outcome_rows(outcomes: Iterable[tuple[str, Outcome]], seed: int) -> list[Row]:
@@ -142,11 +141,12 @@ def act(
     seed: int,
     threads: int = 1,
 ) -> Recording:
-    """Robots under the same orders all the time, one for each sentence."""
+    """Robots under the same orders all the time, one for each sentence; shows its progress."""
     orders = Orders(kit.reader.encode(texts), tuple(commands) if commands is not None else None)
     robots = Loop(model, pilot, kit.tracker, len(texts), loop, threads, seed)
-    for _ in robots.run(lambda moment, state: orders, seconds):
-        pass
+    with ProgressLine(0, round(seconds * RATE), units=STEPS) as line:
+        for done, _ in enumerate(robots.run(lambda moment, state: orders, seconds), 1):
+            line.update(done, {})
     robots.close()
     return robots.recording
 

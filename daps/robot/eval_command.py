@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from daps.data.clips import find_clips
 from daps.kinematics import Kinematics
 from daps.options import parse
+from daps.progress import ProgressLine
 from daps.robot.assessment import (
     Clips,
     Row,
@@ -43,6 +44,7 @@ from daps.run import Run, environment, write_json
 from daps.tables import print_lines, print_rows
 
 PARTS = ("tokenizer", "tracker", "commands", "dance", "latency")
+TRIALS = ("set of trials", "sets of trials")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,11 @@ def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]
             yield _method(run), tokenizer_rows(load_tokenizer(run), clips, "all held-out clips", kinematics)
     if "tracker" in options.parts:
         codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
-        outcomes = _trials(options, kit, codes, model, kinematics, sets)
+        pieces, outcomes = _trials(options, kit, codes, model, kinematics, sets), []
+        with ProgressLine(0, len(pieces), units=TRIALS) as line:
+            for done, piece in enumerate(pieces, 1):
+                outcomes += list(piece)
+                line.update(done, {})
         print_lines(summary(outcomes))
         yield method, outcome_rows(outcomes, options.seed)
     for rows in _closed_loop(options, kit, model, sets):
@@ -143,16 +149,18 @@ def _trials(
     model: Any,
     kinematics: Kinematics,
     sets: dict[str, Clips],
-) -> list[tuple[str, Outcome]]:
-    """Outcomes on clips, on clips as the codes retell them, under pushes, and plan by plan."""
+) -> list[Iterator[tuple[str, Outcome]]]:
+    """Sets of trials, run as they are asked for: on clips, on clips as the codes retell them, pushed, plan by plan."""
     motions: dict[str, Clips] = {}
     for title, clips in sets.items():
         motions |= alike({title: clips, f"{title}, decoded": decoded(clips, kit.tokenizer)})
-    trial, ends = (options.trials, options.seconds), (options.seed, options.threads)
-    outcomes = tracker_outcomes(kit, model, kinematics, motions, *trial, (0.0,), *ends)
+    bodies, trial, ends = (model, kinematics), (options.trials, options.seconds), (options.seed, options.threads)
     pushed = {"training clips": motions["training clips"]}
-    outcomes += tracker_outcomes(kit, model, kinematics, pushed, *trial, options.pushes, *ends)
-    return outcomes + plan_outcomes(kit, codes, model, kinematics, sets, *trial, options.loop, *ends)
+    return [
+        *(tracker_outcomes(kit, *bodies, {name: clips}, *trial, (0.0,), *ends) for name, clips in motions.items()),
+        *(tracker_outcomes(kit, *bodies, pushed, *trial, (speed,), *ends) for speed in options.pushes),
+        *(plan_outcomes(kit, codes, *bodies, {n: c}, *trial, options.loop, *ends) for n, c in sets.items()),
+    ]
 
 
 def keep_rows(path: Path, method: str, rows: Sequence[Row], program: str = "daps") -> None:

@@ -14,6 +14,7 @@ from daps.methods.base import Autoencoder
 from daps.motion import pose_features
 from daps.optim import Kind, optimizers
 from daps.precision import Scoring, score_precision
+from daps.progress import ProgressLine
 from daps.robot.labels import Label, all_captions, label, measured
 from daps.robot.mass import centres
 from daps.robot.planner import Conditions, Planner, PlannerConfig
@@ -79,7 +80,7 @@ def planning_data(
     model: mujoco.MjModel | None = None,
     batch: int = 256,
 ) -> PlanningData:
-    """All windows of clips, `stride` frames apart, by a tokenizer of motion.
+    """All windows of clips, `stride` frames apart, by a tokenizer of motion; shows its progress.
 
     Args:
         tokenizer: of windows [F, C].
@@ -107,8 +108,12 @@ def planning_data(
     if not windows:
         raise ValueError(f"motion: a plan needs clips of at least {window + PAST} frames; give longer ones")
     every = torch.stack(windows)
-    codes = torch.cat([tokenizer.encode(part.to(tokenizer.device)).cpu() for part in every.split(batch)])
-    return PlanningData(torch.cat(past), torch.tensor(commands), tuple(labels), codes)
+    codes: list[Tensor] = []
+    with ProgressLine(0, len(every), units=("window encoded", "windows encoded")) as line:
+        for part in every.split(batch):
+            codes.append(tokenizer.encode(part.to(tokenizer.device)).cpu())
+            line.update(sum(map(len, codes)), {})
+    return PlanningData(torch.cat(past), torch.tensor(commands), tuple(labels), torch.cat(codes))
 
 
 def standing(data: PlanningData) -> Float[Tensor, "F C"]:
