@@ -7,12 +7,13 @@
                  the authors' FSQ took for 5,000 steps (one core, measured)
     mnist-long   DAPS, FSQ and VQ-VAE for 45 minutes, with more weight decay than the preset has
     cifar10      DAPS with either encoder, FSQ, VQ-VAE, Gumbel-softmax, 450 seconds each
+    cifar10-long DAPS, FSQ and VQ-VAE for half an hour, without features' distances
     imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures
     lafan1       DAPS, FSQ (also with more weight decay), VQ-VAE; --robot adds errors in millimetres
 
 Of colour pictures also Frechet distances and top-1 agreement by EfficientNet-Lite0. Seconds are of processor time on a
-CPU (one thread each) and of the clock on a GPU. Finished runs are kept and stopped
-ones continue; `--only` and `--seeds` choose what to train now, and what is finished is collected: a row per run into
+CPU (one thread each) and of the clock on a GPU. Finished runs are kept and stopped ones continue; `--only` and
+`--seeds` choose what to train now, and what is finished is collected: a row per run into
 docs/results/compare_STUDY.json, where rows stay whose runs are on another machine; curves, reconstructions and
 codebook use into docs/pictures/compare_STUDY*.png, as long as all rows are of runs that are here.
 """
@@ -57,6 +58,7 @@ STUDIES = {
     "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 2_700),
     "cifar10": Study("cifar10", ("daps", f"daps {AUTOREGRESSIVE} --method.trained 0", "vqvae", "fsq", "gumbel"), 450,
                      FeatureConfig(("efficientnet",))),
+    "cifar10-long": Study("cifar10", ("daps", "fsq", "vqvae"), 1_800),
     "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2,
                          ("--runtime.eval-size", "50")),  # validations on the way, which would cost more than the steps
     "lafan1": Study("lafan1", ("daps", "fsq", f"fsq {DECAY}", "vqvae"), 600),

@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NAMES = {"mnist": "MNIST, 64", "cifar10": "CIFAR-10, 576", "imagenet256": "ImageNet, 10,240", "lafan1": "LAFAN1, 640"}
 FILES = {
     "mnist": ("mnist-long", "mnist"),
-    "cifar10": ("cifar10",),
+    "cifar10": ("cifar10-long", "cifar10"),
     "imagenet256": ("imagenet256",),
     "lafan1": ("lafan1",),
 }
