@@ -1,7 +1,8 @@
-"""Codes to torques: a low-level policy that sees the codes of a window, and no frame of it.
+"""Codes to torques: a low-level policy that reads the codes of a window itself, without the tokenizer's decoder.
 
-It is told the codes as the decoder reads them, vectors of symbols on their principal components, and how much of the
-window has passed; where the robot is, it feels relative to where the window began.
+Its first layer is linear in the vectors of the symbols: what it makes of a window is a motion of as many frames, which
+the rest follows as a tracker follows frames. It begins as the best linear decoder, and as the tracker that teaches it;
+then both learn together, from what the teacher does, and what is read becomes what is useful to be told.
 """
 
 from dataclasses import dataclass
@@ -10,29 +11,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from daps import rotation
 from daps.decoder import with_vectors
 from daps.methods.base import Autoencoder
-from daps.motion import ROOT
-from daps.robot.reference import Plan
-from daps.robot.simulation import RATE
-from daps.robot.world import Normaliser, State, perceptron
-
-WAVES = 4  # sines and cosines that tell the time
+from daps.motion import feature_poses
+from daps.robot.reference import Plan, References
+from daps.robot.tracker import Tracker, TrackerConfig
+from daps.robot.world import State
 
 
 @dataclass(frozen=True)
 class CodeTrackerConfig:
-    """Sizes of the policy."""
+    """What the policy has beside a tracker."""
 
-    hidden: tuple[int, ...] = (1024, 512)
-    """Widths of the perceptron."""
-    components: int = 8
+    components: int = 16
     """Numbers that a symbol is told by."""
 
     def __post_init__(self) -> None:
         if self.components < 1:
-            raise ValueError(f"code tracker.components: must be >= 1, got {self.components}")
+            raise ValueError(f"pupil.components: must be >= 1, got {self.components}")
 
 
 def symbol_components(tokenizer: Autoencoder, count: int) -> Float[Tensor, "V E"]:
@@ -51,44 +47,64 @@ class CodeTracker(nn.Module):
     """Robots, codes and time -> target angles.
 
     Args:
-        joints: J.
         num_tokens: T.
+        frames: F, of a window.
         table: of symbols, as symbol_components makes it.
-        config: sizes.
+        joints: J.
+        config: sizes of the tracker that follows what is read.
     """
 
     table: Tensor
 
     def __init__(
-        self, joints: int, num_tokens: int, table: Float[Tensor, "V E"], config: CodeTrackerConfig | None = None
+        self, num_tokens: int, frames: int, table: Float[Tensor, "V E"], joints: int, config: TrackerConfig
     ) -> None:
         super().__init__()
-        self.config = CodeTrackerConfig() if config is None else config
+        self.frames = frames
         self.register_buffer("table", table)
-        self.felt = Normaliser(4 + 6 + 2 * joints + 4)
-        self.targets = Normaliser(joints)
-        inputs = len(self.felt.mean) + 1 + 2 * WAVES + num_tokens * table.shape[1]
-        self.net = perceptron(inputs, self.config.hidden, joints)
+        self.tracker = Tracker(joints, config)
+        self.reading = nn.Linear(num_tokens * table.shape[1], (frames + 1) * (joints + 7))
 
-    def observe(self, state: State, anchor: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N O"]:
-        """What the robot feels, and where it is in the frame of the anchor: place, cosine and sine of the heading."""
-        place = rotation.rotate_z(-anchor[..., 2], state.pose[..., :2] - anchor[..., :2])
-        angle = rotation.heading(state.pose[..., 3:ROOT]) - anchor[..., 2]
-        return torch.cat((state.felt(), place, angle.cos().unsqueeze(-1), angle.sin().unsqueeze(-1)), -1)
+    def vectors(self, codes: Int[Tensor, "*N T"]) -> Float[Tensor, "*N TE"]:
+        """What is read: the numbers of all symbols of a window."""
+        return self.table[codes].flatten(-2)
+
+    def fit_reading(self, codes: Int[Tensor, "N T"], motion: Float[Tensor, "N G C"], ridge: float = 1e-3) -> None:
+        """Makes the reading the best linear one of windows: least squares, with a price on its square per window.
+
+        Args:
+            codes: of windows.
+            motion: features of the frame before each window, and of the window: G = F + 1.
+            ridge: the price.
+        """
+        x, y = self.vectors(codes).double(), motion.flatten(1).double()
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        x, y = x - x_mean, y - y_mean
+        gram = x.T @ x / len(x)
+        weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), x.T @ y / len(x))
+        with torch.no_grad():
+            self.reading.weight.copy_(weight.T)
+            self.reading.bias.copy_(y_mean - x_mean @ weight)
+
+    def read(self, codes: Int[Tensor, "N T"], anchor: Float[Tensor, "N 3"]) -> References:
+        """Motions from the frame before each window on, which is at the anchor: clip i is that of robot i."""
+        features = self.reading(self.vectors(codes)).unflatten(-1, (self.frames + 1, -1))
+        return References.side_by_side(feature_poses(features, anchor))
 
     def forward(
-        self,
-        state: State,
-        codes: Int[Tensor, "*N T"],
-        anchor: Float[Tensor, "*N 3"],
-        step: Int[Tensor, "*N"],
-    ) -> Float[Tensor, "*N J"]:
-        """Target angles, rad, `step` control steps after the windows began."""
-        time = step.unsqueeze(-1) / RATE  # s; windows are about a second long
-        waves = torch.pi * time * torch.arange(1, WAVES + 1)
-        seen = (self.felt(self.observe(state, anchor)), time, waves.sin(), waves.cos(), self.table[codes].flatten(-2))
-        return self.net(torch.cat(seen, -1)) * self.targets.deviation + self.targets.mean
+        self, state: State, motions: References, robot: Int[Tensor, " N"], step: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N J"]:
+        """Target angles, rad, of robots in states `step` control steps after what was read for them began.
+
+        Args:
+            state: of N robots.
+            motions: as `read` makes them.
+            robot: whose motion each is to follow.
+            step: how far it is.
+        """
+        return self.tracker(state, self.tracker.goals(motions, robot, step))
 
     def act(self, state: State, plan: Plan, step: int) -> Float[Tensor, "N J"]:
         """Target angles of robots `step` control steps into their plans, rad."""
-        return self(state, plan.codes, plan.anchor, torch.full((len(plan.codes),), step))
+        robot = torch.arange(len(plan.codes))
+        return self(state, self.read(plan.codes, plan.anchor), robot, torch.full_like(robot, step))

@@ -2,6 +2,7 @@
 
 A round is a window: robots follow pieces of clips as codes retell them, some led by the pupil, some by the teacher. The
 teacher, who sees the decoded frames, says at each state what it would do; the pupil, who sees the codes, learns that.
+It begins as a copy of the teacher that reads, of decoded frames, what is linear in the codes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from daps.methods.base import Autoencoder
+from daps.motion import pose_features
 from daps.precision import Scoring, score_precision
 from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig, symbol_components
 from daps.robot.pilot import anchored
@@ -35,8 +37,10 @@ class DistillingConfig:
     """Control steps of robots to simulate."""
     robots: int = 256
     """Simulated at once."""
-    led: float = 1.0
+    led: float = 0.5
     """Share of robots that the teacher leads at first; falls to a tenth of that along half a cosine."""
+    windows: int = 8_192
+    """Windows of the clips that the pupil's reading of codes is fitted to before the first round."""
     mirror: bool = True
     """Whether it also learns from every clip as a mirror shows it."""
     capacity: int = 40
@@ -45,7 +49,7 @@ class DistillingConfig:
     """A round."""
     batch_size: int = 1_024
     """States of an update."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """At the first round."""
     rate_last: float = 0.05
     """At the last, as a share of the first, along half a cosine."""
@@ -56,7 +60,7 @@ class DistillingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "robots", "capacity", "updates", "batch_size"):
+        for name in ("samples", "robots", "windows", "capacity", "updates", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"distilling.{name}: must be >= 1, got {getattr(self, name)}")
 
@@ -82,8 +86,9 @@ class Distilling:
         self.retelling, self.teacher = Retelling(tokenizer, clips), teacher
         pupil = CodeTrackerConfig() if pupil is None else pupil
         table = symbol_components(tokenizer, pupil.components)
-        self.pupil = CodeTracker(model.nu, tokenizer.num_tokens, table, pupil)
-        self.optimizer = torch.optim.AdamW(self.pupil.net.parameters(), config.learning_rate)
+        self.pupil = CodeTracker(tokenizer.num_tokens, self.retelling.window, table, model.nu, teacher.config)
+        self.pupil.tracker.load_state_dict(teacher.state_dict())
+        self.optimizer = torch.optim.AdamW(self.pupil.parameters(), config.learning_rate)
         self.simulation = Simulation(model, config.robots, threads)
         self.frame = torch.zeros(config.robots, dtype=torch.long)
         self.fresh = torch.ones(config.robots, dtype=torch.bool)
@@ -111,10 +116,10 @@ class Distilling:
 
     def run(self) -> Iterator[dict[str, float]]:
         """Rounds until the samples are spent, with the figures of each."""
+        if self.round == 0:
+            self._fit_reading()
         while self.round < self.rounds:
             figures = self.collect()
-            if self.round == 0:
-                self._fit_scales()
             figures["cost"] = self.learn()
             self.round += 1
             yield {"step": self.done, **figures}
@@ -126,14 +131,14 @@ class Distilling:
         share = Cosine(self.config.led, self.config.led / 10, self.rounds)(self.round)
         led = torch.rand(self.config.robots, 1, generator=self.generator) < share
         alive, parts = torch.ones(self.config.robots, dtype=torch.bool), []
-        robots = torch.arange(self.config.robots)
+        robots, read = torch.arange(self.config.robots), self.pupil.eval().read(plan.codes, plan.anchor)
         for step in range(self.loop.steps):
             state = self._state()
             targets = self.teacher.act(state, plan, step)
             alive &= self._on_track(state, plan, step)  # what the teacher says of who lies on the floor is no lesson
             parts.append((state.pose[alive], state.velocity[alive], targets[alive], robots[alive],
                           torch.full((int(alive.sum()),), step)))  # fmt: skip
-            given = torch.where(led | (self.round == 0), targets, self.pupil.act(state, plan, step))
+            given = torch.where(led, targets, self.pupil(state, read, robots, torch.full_like(robots, step)))
             self.simulation.step(torch.nan_to_num(given).double().numpy())
         names = ("pose", "velocity", "targets", "robot", "step")
         row = {name: torch.cat(part) for name, part in zip(names, zip(*parts, strict=True), strict=True)}
@@ -151,20 +156,21 @@ class Distilling:
         return ~lost(state, goal) & torch.isfinite(state.pose).all(-1) & torch.isfinite(state.velocity).all(-1)
 
     def learn(self) -> float:
-        """Updates of the pupil; their mean loss, smooth absolute error in units of the targets' deviations."""
+        """Updates of the pupil; their mean loss, smooth absolute error in units of a tracker's corrections."""
         for group in self.optimizer.param_groups:
             share = Cosine(1.0, self.config.rate_last, self.rounds)(self.round)
             group["lr"] = self.config.learning_rate * share
-        losses = []
+        self.pupil.train()
+        unit, losses = self.teacher.config.residual, []
         for _ in range(self.config.updates):
-            state, targets, codes, anchor, step = self._draw(self.config.batch_size)
+            state, targets, codes, anchor, robot, step = self._draw(self.config.batch_size)
             self.optimizer.zero_grad()
+            read = self.pupil.read(codes, anchor)  # places and angles need all of their digits
             with score_precision(self.config.products, torch.device("cpu")):
-                found = self.pupil(state, codes, anchor, step)
-            unit = self.pupil.targets.deviation
+                found = self.pupil(state, read, robot, step)
             loss = nn.functional.smooth_l1_loss(found / unit, targets / unit)  # wild corrections are no better lessons
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.pupil.net.parameters(), self.config.clip)
+            torch.nn.utils.clip_grad_norm_(self.pupil.parameters(), self.config.clip)
             self.optimizer.step()
             losses.append(float(loss.detach()))
         return sum(losses) / len(losses)
@@ -206,17 +212,23 @@ class Distilling:
         self.simulation.reset(fresh.numpy(), *(x.double().numpy() for x in first))
         return plan
 
-    def _draw(self, count: int) -> tuple[State, Tensor, Tensor, Tensor, Tensor]:
-        """Random states of the memory: states, what the teacher did, codes, anchors, steps."""
+    def _draw(self, count: int) -> tuple[State, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Random states of a round: states, what the teacher did; the round's codes and anchors; robots and steps."""
         pick = torch.randint(len(self.memory), (1,), generator=self.generator)
-        round_ = self.memory[int(pick)]  # one round a batch: no copy of the others
+        round_ = self.memory[int(pick)]  # one a batch: its windows are read once
         rows = torch.randint(len(round_["step"]), (count,), generator=self.generator)
-        state, robot = State(round_["pose"][rows], round_["velocity"][rows]), round_["robot"][rows]
-        return state, round_["targets"][rows], round_["codes"][robot], round_["anchor"][robot], round_["step"][rows]
+        state = State(round_["pose"][rows], round_["velocity"][rows])
+        said, windows = round_["targets"][rows], (round_["codes"], round_["anchor"])
+        return state, said, *windows, round_["robot"][rows], round_["step"][rows]
 
     @torch.no_grad()
-    def _fit_scales(self) -> None:
-        """Units of inputs and outputs, from the first round."""
-        state, targets, _, anchor, _ = self._draw(4_096)
-        self.pupil.felt.fit(self.pupil.observe(state, anchor))
-        self.pupil.targets.fit(targets)
+    def _fit_reading(self) -> None:
+        """The best linear reading of random windows, from the frame before on."""
+        retelling, count = self.retelling, self.config.windows
+        drawn = torch.randint(len(retelling.beginnings), (count,), generator=self.generator)
+        parts: list[tuple[Tensor, Tensor]] = []
+        for frame in retelling.beginnings[drawn].split(256):
+            poses, codes = retelling.motion(retelling.past(frame), frame)
+            parts.append((codes, pose_features(poses)))
+        codes, motion = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.pupil.fit_reading(codes, motion)

@@ -24,7 +24,7 @@ from torch import Tensor
 from daps.atomic import replacing
 from daps.methods.base import Autoencoder
 from daps.motion import G1_JOINTS
-from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig
+from daps.robot.code_tracker import CodeTracker
 from daps.robot.planner import Planner, PlannerConfig
 from daps.robot.stage import WEIGHTS, read_settings, read_weights
 from daps.robot.text import Phrasebook, Reader, SentenceEncoder, has_weights
@@ -141,8 +141,10 @@ def load_code_tracker(folder: Path) -> CodeTracker:
         ValueError: another stage, or one that is not done.
     """
     settings, weights = _settings(folder, "codes", "distil"), read_weights(folder)
-    config = _config(CodeTrackerConfig, settings["pupil"])
-    policy = CodeTracker(len(G1_JOINTS), settings["num_tokens"], torch.zeros_like(weights["table"]), config)
+    if "tracker" not in settings:
+        raise ValueError(f"run: {folder} is of an earlier version; train it anew with daps robot distil")
+    sizes = (settings["num_tokens"], settings["frames"], torch.zeros_like(weights["table"]))
+    policy = CodeTracker(*sizes, len(G1_JOINTS), _config(TrackerConfig, settings["tracker"]))
     policy.load_state_dict(weights)
     return policy.eval().requires_grad_(False)
 

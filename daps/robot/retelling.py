@@ -42,15 +42,21 @@ class Retelling:
         return self.poses[frame[:, None] + torch.arange(-PAST, 0)]
 
     @torch.no_grad()
-    def plan(self, past: Float[Tensor, "N B P"], frame: Int[Tensor, " N"]) -> Plan:
-        """Plans of the windows that begin at frames, anchored at a past of the same motion."""
+    def motion(
+        self, past: Float[Tensor, "N B P"], frame: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, "N G P"], Int[Tensor, "N T"]]:
+        """Poses of the last frame of a past and of the window that goes on from there as codes retell it; the codes."""
         windows = pose_features(self.poses[frame[:, None] + torch.arange(self.window)]).float()
         codes = self.tokenizer.encode(windows)
         before = pose_features(past)
         features = stitched(before, self.tokenizer.decode(codes).mean.to(past.dtype))
         poses = feature_poses(features, next_start(before, pose_start(past[:, 0])))
-        references = References.side_by_side(torch.cat((past[:, -1:], poses), 1))
-        return Plan(references, codes, pose_start(past[:, -1]).float())
+        return torch.cat((past[:, -1:], poses), 1), codes
+
+    def plan(self, past: Float[Tensor, "N B P"], frame: Int[Tensor, " N"]) -> Plan:
+        """Plans of the windows that begin at frames, anchored at a past of the same motion."""
+        poses, codes = self.motion(past, frame)
+        return Plan(References.side_by_side(poses), codes, pose_start(past[:, -1]).float())
 
     def places(self, count: int, frames: int, seed: int) -> Int[Tensor, " N"]:
         """Frames to begin at that leave so many frames of the clip and a window after them, drawn by chance.

@@ -214,12 +214,14 @@ def distil(options: DistilOptions) -> None:
         "teacher": digest(options.kit / TRACKER),
         "robot": _robot(options.model),
         "num_tokens": tokenizer.num_tokens,
+        "frames": tokenizer.data_shape[0],
+        "tracker": dataclasses.asdict(teacher.config),
         "distilling": dataclasses.asdict(options.distilling),
         "pupil": dataclasses.asdict(options.pupil),
     }
     if finished(options.kit / CODES, settings):
         return
-    model = build(options.model, light=True)
+    model = build(options.model)  # what most motions are lost by, the light twin has not
     shown = with_mirror_images(clips) if options.distilling.mirror else clips
     training = Distilling(model, shown, tokenizer, teacher, options.distilling, options.pupil, threads=options.threads)
     train_stage(options.kit / CODES, training, settings, ("sample", "samples"))
