@@ -22,7 +22,7 @@ from daps.compare_table import row_of, table
 from daps.config import Config, DataConfig
 from daps.data import load
 from daps.entries import Entry, read_entries
-from daps.evaluate import Protocol, check_robot, evaluate_run
+from daps.evaluate import Protocol, check_robot, evaluate_run, is_evaluated
 from daps.features import FeatureConfig, measures
 from daps.presets import preset
 from daps.run import Run, pick_device, write_json
@@ -111,17 +111,13 @@ class Stopped(Exception):
 class _Unpaced(Exception):
     """The pace of a method could not be measured."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the short training ended with exit code {code}")
-        self.code = code
-
 
 class Failed(Exception):
     """Some trainings failed; `rows` are of the others, as of compare()."""
 
     def __init__(self, labels: Sequence[str], rows: list[dict[str, Any]]) -> None:
         super().__init__(
-            f"compare: {len(labels)} trainings failed: {', '.join(labels)}; each said why above; the others are done"
+            f"compare: {len(labels)} of the runs failed: {', '.join(labels)}; each said why above; the others are done"
         )
         self.rows = rows
 
@@ -140,18 +136,18 @@ def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
     jobs = [(contestant, seed) for seed in plan.seeds for contestant in plan.contestants]
     if train:
         check_measures(plan, check(plan).data)
-    failed = []
+    failed: dict[tuple[Contestant, int], str] = {}
     for number, (contestant, seed) in enumerate(jobs if train else (), 1):
         print(f"[{number}/{len(jobs)}] {contestant.label}, seed {seed}", flush=True)
         try:
-            code = _run_daps(_training(plan, contestant, seed))
-        except _Unpaced as failure:
-            code = failure.code
-        if code:
-            failed.append(f"{contestant.label}, seed {seed} (exit code {code})")
-        else:
-            _evaluate(plan, plan.run_of(contestant, seed))
-    done = [job for job in jobs if (plan.run_of(*job) / "evaluation.json").is_file()]
+            if code := _run_daps(_training(plan, contestant, seed)):
+                failed[contestant, seed] = f"exit code {code}"
+            else:
+                _evaluate(plan, plan.run_of(contestant, seed))
+        except (_Unpaced, ValueError) as failure:  # a training that diverged, say: the others go on
+            print(f"{contestant.label}, seed {seed}: {failure}", flush=True)
+            failed[contestant, seed] = str(failure)
+    done = [job for job in jobs if job not in failed and (plan.run_of(*job) / "evaluation.json").is_file()]
     if not done:
         remedy = "; each training said why above" if failed else "; leave out --collect to train them"
         raise ValueError(f"compare: no evaluated run in {plan.folder}{remedy}")
@@ -160,7 +156,7 @@ def compare(plan: Plan, train: bool = True) -> list[dict[str, Any]]:
     with replacing(plan.folder / "compare.html") as file:
         file.write(page(plan, rows).encode())
     if failed:
-        raise Failed(failed, rows)
+        raise Failed([f"{one.label}, seed {seed} ({why})" for (one, seed), why in failed.items()], rows)
     return rows
 
 
@@ -176,13 +172,18 @@ def check(plan: Plan) -> Config:
         if flag in OWN or (flag == "--train.steps" and (plan.steps or plan.seconds)):
             raise ValueError(f"compare: {flag} is set by the comparison; give it as {OWN.get(flag, '--steps')}")
     configs = [resolve(_training(unpaced, one, plan.seeds[0])[1:]).config for one in plan.contestants]
-    kinds = {(config.data.name, config.data.size) for config in configs}
+    kinds = sorted({_learned(config.data) for config in configs})
     if len(kinds) > 1:
         raise ValueError(
-            f"compare: all must learn the same data, got {', '.join(sorted(config.data.name for config in configs))}"
-            "; compare those of one data set at a time"
+            f"compare: all must learn the same data, got {', '.join(kinds)}; compare those of one data set at a time"
         )
     return configs[0]
+
+
+def _learned(data: DataConfig) -> str:
+    """What figures are of: other files, sizes and binarised images are other data."""
+    size = f" at {data.size} pixels" if data.size else ""
+    return f"{data.name}{f' in {data.path}' if data.path else ''}{size}{' binarised' * (data.scaling == 'binarise')}"
 
 
 def check_measures(plan: Plan, data: DataConfig) -> None:
@@ -264,9 +265,11 @@ def _steps_within(plan: Plan, contestant: Contestant, seconds: float) -> int:
     if not _measured(folder, arguments, plan.device):
         shutil.rmtree(folder, ignore_errors=True)
         if code := _run_daps(arguments):
-            raise _Unpaced(code)
+            raise _Unpaced(f"exit code {code} of a short training that measures its pace")
     rows = [row for row in Run(folder).metrics() if "loss" in row]
     clock = "cpu_seconds" if Run(folder).read_json("environment.json")["device"] == "cpu" else "seconds"
+    if len(rows) < 2:
+        raise _Unpaced("no finite step in a short training that measures its pace")
     paces = [(b[clock] - a[clock]) / (b["step"] - a["step"]) for a, b in zip(rows, rows[1:], strict=False)]
     return max(round(seconds / float(np.median(paces))), 1)
 
@@ -285,16 +288,8 @@ def _measured(folder: Path, arguments: Sequence[str], device: str) -> bool:
 
 def _evaluate(plan: Plan, folder: Path) -> None:
     """Evaluates the whole validation split, unless all that is asked for is there for these weights."""
-    run = Run.open(folder)
-    if (folder / "evaluation.json").is_file():
-        old = run.read_json("evaluation.json")
-        known = (
-            old.get("features", {}).get("stochastic", {}).keys() | old.get("motion", {}).get("stochastic", {}).keys()
-        )
-        wanted = {*plan.features.figures, *(["mpjpe"] if plan.protocol.robot else [])}
-        same = (old["step"], old["importance_samples"]) == (run.trained_steps(), plan.protocol.samples)
-        if same and wanted <= known:
-            return
+    if is_evaluated(Run.open(folder), plan.protocol, plan.features):
+        return
     protocol = dataclasses.replace(plan.protocol, progress=True)
     evaluate_run(folder, protocol, device=plan.device, features=plan.features)
 
@@ -302,7 +297,8 @@ def _evaluate(plan: Plan, folder: Path) -> None:
 def page(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     """The report of each method's first run, under the table, with curves of all seeds."""
     firsts: list[Entry] = []
-    lines: dict[str, list[plots.Curve]] = {"step": [], "seconds": []}
+    clock = "seconds" if any(row["cpu_s"] is None for row in rows) else "cpu_seconds"
+    lines: dict[str, list[plots.Curve]] = {"step": [], clock: []}
     for contestant in plan.contestants:
         runs = [plan.run_of(contestant, seed) for seed in plan.seeds]
         entries = read_entries([run for run in runs if (run / "evaluation.json").is_file()])
@@ -312,9 +308,10 @@ def page(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
         firsts.append(dataclasses.replace(entries[0], label=contestant.label, style=style))
         for x, curves in lines.items():
             curves += [curve for entry in entries if (curve := _curve(entry, style, x))]
-    titles = {"step": "Validation PSNR against steps", "seconds": "Validation PSNR against seconds of training"}
+    what = {"step": "steps", "seconds": "seconds of training", "cpu_seconds": "seconds of processor time"}
+    titles = {x: f"Validation PSNR against {words}" for x, words in what.items()}
     panels = [
-        plots.Panel(titles[x], "dB, a line per seed.", plots.curves(titles[x], curves, x))
+        plots.Panel(titles[x], "dB, a line per seed.", plots.curves(titles[x], curves, what[x]))
         for x, curves in lines.items()
         if curves
     ]

@@ -16,14 +16,15 @@ BETA = 0.01  # of the beta-ELBO, for every method alike
 def row_of(label: str, run: Run) -> dict[str, Any]:
     """The figures of one run: cost, then quality on the whole validation split; None where it does not apply.
 
-    `psnr`, `ssim`, `usage` and `perplexity` are of one stochastic code per datum, those with `_greedy` of the mode.
+    `psnr`, `ssim`, `usage` and `perplexity` are of one stochastic code per datum, those with `_greedy` of the likeliest
+    symbol at each token. None also where training ended in numbers that are not finite.
     """
     config, figures, environment = run.config(), run.read_json("evaluation.json"), run.read_json("environment.json")
     last: dict[str, Any] = next((row for row in reversed(run.metrics()) if "loss" in row), {})
     train, stochastic, greedy = config.train, figures["stochastic"], figures["greedy"]
     distances = figures.get("features") or {"stochastic": {}, "greedy": {}}
     motion = figures.get("motion") or {"stochastic": {}, "greedy": {}}
-    on_cpu = environment["device"] == "cpu"
+    on_cpu, log_p, kl = environment["device"] == "cpu", figures["log_p"], figures["kl"]
     sequences = train.batch_size * config.method.sequences * config.nets.num_tokens
     return {
         "method": label,
@@ -37,10 +38,10 @@ def row_of(label: str, run: Run) -> dict[str, Any]:
         "wall_s": last.get("seconds"),
         "peak_mb": last.get("peak_mb"),
         "params": parameters(config),
-        "log_p": figures["log_p"],
+        "log_p": log_p,
         "elbo": figures["elbo"],
-        "kl": figures["kl"],
-        "beta_elbo": figures["log_p"] - BETA * figures["kl"],
+        "kl": kl,
+        "beta_elbo": None if None in (log_p, kl) else log_p - BETA * kl,
         "iw_log_likelihood": figures["iw_log_likelihood"],
         "psnr": stochastic["psnr"],
         "psnr_greedy": greedy["psnr"],

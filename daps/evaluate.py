@@ -17,7 +17,7 @@ from torch import Tensor
 from daps.atomic import replacing
 from daps.data import MOTION, Dataset, load
 from daps.encoder import token_entropy
-from daps.features import Comparison, FeatureConfig, Measure, compare_batch, measures
+from daps.features import Comparison, FeatureConfig, Measure, compare_batch, measures, named_file
 from daps.kinematics import Kinematics
 from daps.methods import Autoencoder
 from daps.metrics import bits_per_dim, count_entropy, importance_weighted, psnr, relative_error, symbol_counts
@@ -235,6 +235,7 @@ def _about(dataset: Dataset, protocol: Protocol, count: int, comparisons: list[C
         "importance_samples": protocol.samples,
         "stochastic": "one sample of q(z|x) per datum",
         "greedy": "the most likely symbol at each token",
+        **named_file("robot", protocol.robot),
         "features": [one.about for one in comparisons],
     }
 
@@ -356,6 +357,7 @@ def evaluate_run(
         "method": config.method_name,
         "step": run.trained_steps(),
         "data": dataset.about,
+        "data_path": data_path,
         "environment": environment(model.device),
     }
     if protocol.limit is None or protocol.limit >= len(dataset):
@@ -367,17 +369,42 @@ def evaluate_run(
     return figures
 
 
+def is_evaluated(run: Run, protocol: Protocol, features: FeatureConfig) -> bool:
+    """Whether all that is asked for is there, made as asked for, of the run's own data and the weights that it has."""
+    if not (run.path / "evaluation.json").is_file():
+        return False
+    old = run.read_json("evaluation.json")
+    about = old.get("protocol", {})
+    asked = {"seed": protocol.seed, "batch_size": protocol.batch_size, "importance_samples": protocol.samples}
+    asked |= named_file("robot", protocol.robot)
+    entries = about.get("features", [])
+    return (
+        old["step"] == run.trained_steps()
+        and old.get("data_path") is None
+        and asked.items() <= about.items()
+        and all(
+            any(name in entry.get("figures", ()) and files.items() <= entry.items() for entry in entries)
+            for name, files in features.wanted.items()
+        )
+    )
+
+
 def _keep(figures: dict[str, Any], run: Run, name: str) -> None:
     """Takes over what an earlier evaluation measured and this one was not asked for, if it was as this one."""
     old = run.read_json(name) if (run.path / name).is_file() else {}
-    alike = [{**one.get("protocol", {}), "features": []} for one in (old, figures)]
-    if not old or old["step"] != figures["step"] or alike[0] != alike[1]:
+    if not old or any(old.get(key) != figures[key] for key in ("step", "data_path")):
+        return
+    there, here = old.get("protocol", {}), figures["protocol"]
+    extras = ("features", "robot", "robot_sha256")
+    if {key: there.get(key) for key in here if key not in extras} != {k: v for k, v in here.items() if k not in extras}:
         return
     for group in ("features", "motion"):
         for mode, found in old.get(group, {}).items():
             figures.setdefault(group, {})[mode] = {**found, **figures.get(group, {}).get(mode, {})}
-    now = figures["protocol"]["features"]
-    figures["protocol"]["features"] = now + [one for one in old["protocol"]["features"] if one not in now]
+    if "robot" not in here:
+        here |= {key: there[key] for key in extras[1:] if key in there}
+    new = {figure for entry in here["features"] for figure in entry["figures"]}
+    here["features"] += [entry for entry in there["features"] if not new & set(entry.get("figures", ()))]
 
 
 def subset(dataset: Dataset, count: int) -> np.ndarray:

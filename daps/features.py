@@ -116,7 +116,8 @@ class FrechetComparison(Comparison):
         self, network: FeatureNetwork, name: str, about: dict[str, Any], reference: Statistics | None = None
     ) -> None:
         self.network, self.name, self.reference = network, name, reference
-        self.about = {"network": network.title, "features": network.width} | about
+        made = [name, "fid_to_statistics"] if reference else [name]
+        self.about = {"network": network.title, "features": network.width, "figures": made} | about
         self.originals = Moments(network.width)
         self.modes: dict[str, Moments] = {}
         self.agreed: dict[str, int] = {}
@@ -157,7 +158,7 @@ class LPIPSComparison(Comparison):
 
     def __init__(self, network: LPIPS, about: dict[str, Any]) -> None:
         self.network = network
-        self.about = {"network": "LPIPS 0.1, AlexNet"} | about
+        self.about = {"network": "LPIPS 0.1, AlexNet", "figures": ["lpips"]} | about
         self.sums: dict[str, float] = {}
         self.count = 0
 
@@ -211,15 +212,16 @@ class FeatureConfig:
                 raise ValueError(f"{name}: must be a file, got {path}; check the path")
 
     @property
-    def figures(self) -> tuple[str, ...]:
-        """Names of the distances asked for, as in FIGURES."""
+    def wanted(self) -> dict[str, dict[str, Any]]:
+        """The distances asked for, as in FIGURES, with what their record says of the files given."""
+        inception = named_file("weights", self.inception) | named_file("statistics", self.statistics)
         asked = {
-            "rfid": "inception" in self.networks or self.inception,
-            "fid_to_statistics": self.statistics,
-            "frechet_efficientnet_lite0": "efficientnet" in self.networks,
-            "lpips": self.lpips,
+            "rfid": ("inception" in self.networks or self.inception, inception),
+            "fid_to_statistics": (self.statistics, inception),
+            "frechet_efficientnet_lite0": ("efficientnet" in self.networks, {}),
+            "lpips": (self.lpips, named_file("weights", self.lpips)),
         }
-        return tuple(name for name, wanted in asked.items() if wanted)
+        return {name: files for name, (wanted, files) in asked.items() if wanted}
 
 
 def measures(config: FeatureConfig, shape: tuple[int, ...], device: str | torch.device = "cpu") -> list[Measure]:
@@ -244,11 +246,11 @@ def measures(config: FeatureConfig, shape: tuple[int, ...], device: str | torch.
             raise ValueError(
                 f"statistics: must be of {network.width:,} features, got {len(reference.mean):,} in {config.statistics}"
             )
-        about = _named("weights", config.inception) | _named("statistics", config.statistics)
+        about = named_file("weights", config.inception) | named_file("statistics", config.statistics)
         found.append(partial(FrechetComparison, _frozen(network, device), "rfid", about, reference))
     if config.lpips:
         found.append(
-            partial(LPIPSComparison, _frozen(load_lpips(config.lpips), device), _named("weights", config.lpips))
+            partial(LPIPSComparison, _frozen(load_lpips(config.lpips), device), named_file("weights", config.lpips))
         )
     return found
 
@@ -257,12 +259,12 @@ def _frozen(network: Any, device: str | torch.device) -> Any:
     return network.to(device).eval().requires_grad_(False)
 
 
-def _named(key: str, path: Path | None) -> dict[str, Any]:
+def named_file(key: str, path: str | Path | None) -> dict[str, Any]:
     """A file by name and content, for the record."""
     if path is None:
         return {}
-    with path.open("rb") as file:
-        return {key: path.name, f"{key}_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    with Path(path).open("rb") as file:
+        return {key: Path(path).name, f"{key}_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def read_statistics(path: Path) -> Statistics:

@@ -149,9 +149,51 @@ def test_who_fails_does_not_take_the_others_along(tmp_path: Path, capfd: pytest.
     with pytest.raises(SystemExit) as stop:
         main([*arguments, "--device", "cpu", "--threads", "1"])
     told = capfd.readouterr().err
-    assert stop.value.code == 2 and "compare: 1 trainings failed: daps, seed 0 (exit code 2)" in told
+    assert stop.value.code == 2 and "compare: 1 of the runs failed: daps, seed 0 (exit code 2)" in told
     assert [row["method"] for row in json.loads((tmp_path / "compare.json").read_text())] == ["fsq"]
     assert (tmp_path / "compare.html").is_file() and (blocked / "photo.txt").is_file()
+
+
+def test_runs_of_an_earlier_comparison_do_not_stand_in_for_those_that_failed(tmp_path: Path) -> None:
+    """More steps in the same folder: the first method refuses, for its run is of fewer; that is no row of these."""
+    arguments = ["compare", "digits", "--run", str(tmp_path), "--device", "cpu", "--threads", "1"]
+    main([*arguments, "--methods", "fsq", "--steps", "1"])
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--methods", "fsq", "lfq", "--steps", "2"])
+    rows = json.loads((tmp_path / "compare.json").read_text())
+    assert stop.value.code == 2 and [(row["method"], row["steps"]) for row in rows] == [("lfq", 2)]
+
+
+def test_who_diverges_has_a_row_without_figures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "digits", "--device", "cpu", "--threads", "1", "--methods"]
+    wild = "fsq --train.learning-rate 1e30"
+    main([*arguments, wild, "fsq", "--steps", "2", "--run", str(tmp_path / "a")])
+    first, second = json.loads((tmp_path / "a" / "compare.json").read_text())
+    assert first["log_p"] is None and first["beta_elbo"] is None and second["beta_elbo"] < 0
+    assert wild in (tmp_path / "a" / "compare.html").read_text()
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, wild, "--seconds", "1", "--run", str(tmp_path / "b")])
+    shown = capfd.readouterr()
+    assert stop.value.code == 2 and "seed 0: no finite step in a short training that measures its pace" in shown.out
+    assert "compare: no evaluated run" in shown.err and "Traceback" not in shown.err
+
+
+def test_evaluations_of_another_protocol_are_made_anew(tmp_path: Path) -> None:
+    one = Contestant.parse("fsq", "digits")
+    plan = Plan((one,), (0,), tmp_path, steps=1, options=("--runtime.threads", "1"), protocol=Protocol(2), device="cpu")
+    (row,) = compare(plan)
+    stored, run = tmp_path / "fsq_0" / "evaluation.json", str(tmp_path / "fsq_0")
+    first = stored.stat().st_mtime_ns
+    for other in (["--seed", "5"], ["--batch-size", "50"], ["--samples", "3"]):
+        main(["eval", run, *other, "--device", "cpu"])
+        assert stored.stat().st_mtime_ns != first
+        assert compare(plan) == [row]
+        first = stored.stat().st_mtime_ns
+    assert compare(plan) == [row] and stored.stat().st_mtime_ns == first
+    figures = json.loads(stored.read_text())
+    stored.write_text(json.dumps(figures | {"psnr": 0, "data_path": "elsewhere"}))
+    assert compare(plan) == [row] and json.loads(stored.read_text())["data_path"] is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -183,6 +225,10 @@ def test_what_goes_wrong_is_told_in_a_line(tmp_path: Path, capfd: pytest.Capture
         (["--methods", "daps", "daps --method.sampels 8"], "sampels"),
         (["--methods", "daps", "array:fsq"], "compare: all must learn the same data, got array, digits"),
         (["--methods", "daps", "array:fsq", "--dry-run"], "compare: all must learn the same data"),
+        (
+            ["--methods", "fsq", "daps --data.path x", "lfq --data.scaling binarise --nets.likelihood-kind bernoulli"],
+            "compare: all must learn the same data, got digits, digits binarised, digits in ",
+        ),
         (["--robot", "g1.xml"], "robot: belongs to motion"),
         (["--lpips", "alex.pth"], "lpips: "),
         (["--methods", "fsq", "--", "--nets.encoder-kind", "autoregressive"], "nets.encoder_kind: fsq has a parallel"),

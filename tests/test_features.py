@@ -194,7 +194,7 @@ def test_lpips_is_averaged_over_data(alexnet: Path) -> None:
     with torch.no_grad():
         expected = network(a, b).double().mean().item()
     assert comparison.figures("greedy")["lpips"] == pytest.approx(expected, rel=1e-5)
-    assert comparison.about == {"network": "LPIPS 0.1, AlexNet", "weights": "alexnet.pth"}
+    assert comparison.about == {"network": "LPIPS 0.1, AlexNet", "figures": ["lpips"], "weights": "alexnet.pth"}
 
 
 def test_lpips_refuses_small_pictures() -> None:

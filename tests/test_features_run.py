@@ -61,7 +61,12 @@ def test_the_command_stores_prints_and_reports(run: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     figures = json.loads((run / "evaluation.json").read_text())
     assert figures["protocol"]["features"] == [
-        {"network": "EfficientNet-Lite0", "features": 1280, "input": "224 x 224, bilinear, antialiased"}
+        {
+            "network": "EfficientNet-Lite0",
+            "features": 1280,
+            "figures": ["frechet_efficientnet_lite0"],
+            "input": "224 x 224, bilinear, antialiased",
+        }
     ]
     assert figures["protocol"]["shape"][1:] == [16, 16] and figures["protocol"]["n"] == 3
     for mode in ("stochastic", "greedy"):
