@@ -145,9 +145,9 @@ def evaluate(
         figures: `log_p`, `kl`, `elbo` (beta = 1), `beta_elbo` (the method's final beta) and `iw_log_likelihood`
             in nats per datum, means over S samples of q; bits: nominal, entropy of q(z|x), and information, the
             entropies of the aggregate's positions less that of q(z|x), which is I(x; z) but for what positions
-            share; and for a "stochastic" (one sample of q) and a "greedy" (the likeliest symbol at each token) encoding:
-            log p, PSNR (mean over data, and of the pooled error), SSIM, usage and perplexity of the codebook per
-            position and pooled.
+            share; and for a "stochastic" (one sample of q) and a "greedy" encoding (the likeliest symbol at each
+            token): log p, PSNR (mean over data, and of the pooled error), SSIM, usage and perplexity of the codebook
+            per position and pooled.
             Of motion also "motion": the mean over windows of each of `daps.motion_metrics.UNITS`, for both encodings,
             of measures also "features". "protocol" says what all this is of, and how it was encoded.
         arrays: the first 32 `originals` and greedy `reconstructions`, and `counts` [T, V] of greedy symbols.
