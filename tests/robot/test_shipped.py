@@ -1,6 +1,8 @@
 """The kit that comes with the package: whole, small, and of no machine in particular."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,3 +39,19 @@ def test_it_is_small_and_says_what_it_was_trained_on() -> None:
     assert {kit.TOKENIZER, kit.PLANNER, kit.TRACKER} <= set(configs)
     assert "walk1_subject1" in configs[kit.TRACKER]["clips"] and "walk2_subject4" not in configs[kit.TRACKER]["clips"]
     assert not any('"/' in path.read_text() for path in files if path.suffix == ".json")
+
+
+def test_its_codes_are_for_its_parts_and_older_ones_are_named(tmp_path: Path) -> None:
+    """The policy from codes reads windows as the tokenizer writes them; its configuration names tokenizer and teacher."""
+    policy, tokenizer = kit.load_code_tracker(kit.SHIPPED / kit.CODES), kit.load_tokenizer(kit.SHIPPED / kit.TOKENIZER)
+    settings = json.loads((kit.SHIPPED / kit.CODES / "config.json").read_text())
+    assert settings["tokenizer"] == kit.digest(kit.SHIPPED / kit.TOKENIZER)
+    assert settings["teacher"] == kit.digest(kit.SHIPPED / kit.TRACKER)
+    codes = torch.randint(tokenizer.vocab_size, (3, tokenizer.num_tokens), generator=torch.Generator().manual_seed(0))
+    read = policy.read(codes, torch.zeros(3, 3))
+    assert read.lengths.tolist() == [54] * 3 and bool(torch.isfinite(read.poses).all())  # 33 frames at 50 Hz
+    old = tmp_path / "codes"
+    shutil.copytree(kit.SHIPPED / kit.CODES, old)
+    (old / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "tracker"}))
+    with pytest.raises(ValueError, match="codes is of an earlier version; train it anew with daps robot distil"):
+        kit.load_code_tracker(old)
