@@ -143,7 +143,7 @@ def load_code_tracker(folder: Path) -> CodeTracker:
     settings, weights = _settings(folder, "codes", "distil"), read_weights(folder)
     if "tracker" not in settings:
         raise ValueError(f"run: {folder} is of an earlier version; train it anew with daps robot distil")
-    sizes = (settings["num_tokens"], settings["frames"], torch.zeros_like(weights["table"]))
+    sizes = (settings["num_tokens"], settings["frames"], torch.zeros(weights["table"].shape))
     policy = CodeTracker(*sizes, len(G1_JOINTS), _config(TrackerConfig, settings["tracker"]))
     policy.load_state_dict(weights)
     return policy.eval().requires_grad_(False)

@@ -42,7 +42,7 @@ def test_it_is_small_and_says_what_it_was_trained_on() -> None:
 
 
 def test_its_codes_are_for_its_parts_and_older_ones_are_named(tmp_path: Path) -> None:
-    """The policy from codes reads windows as the tokenizer writes them; its configuration names tokenizer and teacher."""
+    """The policy from codes reads windows as the tokenizer writes them; its settings name tokenizer and teacher."""
     policy, tokenizer = kit.load_code_tracker(kit.SHIPPED / kit.CODES), kit.load_tokenizer(kit.SHIPPED / kit.TOKENIZER)
     settings = json.loads((kit.SHIPPED / kit.CODES / "config.json").read_text())
     assert settings["tokenizer"] == kit.digest(kit.SHIPPED / kit.TOKENIZER)
