@@ -21,6 +21,7 @@ FIGURES = {  # metric -> (label, format)
     "lost": ("lost", ".0%"),
     "world": ("world model", ".3f"),
     "cost": ("cost", ".3f"),
+    "read": ("joints off, rad", ".3f"),
 }
 
 

@@ -27,7 +27,7 @@ USAGE = """usage: daps robot COMMAND ...
   train CLIPS       train all of it: tokenizer, planner, trackers, one after the other, or continue
   plan CLIPS        train the high-level policy alone: sentence and velocity -> codes
   track CLIPS       train the low-level policy alone: motion -> torques
-  distil CLIPS      train the policy from codes to torques alone, on what the tracker does
+  distil CLIPS      make the policy from codes to torques of the tracker
   trial RUN CLIPS   how well a low-level policy follows: success, errors, power, with pushes if asked
   eval CLIPS        all figures of a kit: codes, tracking, orders, dances, latency
   pack KIT FOLDER   copy what a kit needs, in half precision

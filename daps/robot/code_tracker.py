@@ -1,11 +1,8 @@
 """Codes to torques: a low-level policy that reads the codes of a window itself, without the tokenizer's decoder.
 
 Its first layer is linear in the vectors of the symbols: what it makes of a window is a motion of as many frames, which
-the rest follows as a tracker follows frames. It begins as the best linear decoder, and as the tracker that teaches it;
-then both learn together, from what the teacher does, and what is read becomes what is useful to be told.
+the rest follows as a tracker follows frames.
 """
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -17,18 +14,6 @@ from daps.motion import feature_poses
 from daps.robot.reference import Plan, References
 from daps.robot.tracker import Tracker, TrackerConfig
 from daps.robot.world import State
-
-
-@dataclass(frozen=True)
-class CodeTrackerConfig:
-    """What the policy has beside a tracker."""
-
-    components: int = 16
-    """Numbers that a symbol is told by."""
-
-    def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"pupil.components: must be >= 1, got {self.components}")
 
 
 def symbol_components(tokenizer: Autoencoder, count: int) -> Float[Tensor, "V E"]:
@@ -68,23 +53,6 @@ class CodeTracker(nn.Module):
     def vectors(self, codes: Int[Tensor, "*N T"]) -> Float[Tensor, "*N TE"]:
         """What is read: the numbers of all symbols of a window."""
         return self.table[codes].flatten(-2)
-
-    def fit_reading(self, codes: Int[Tensor, "N T"], motion: Float[Tensor, "N G C"], ridge: float = 1e-3) -> None:
-        """Makes the reading the best linear one of windows: least squares, with a price on its square per window.
-
-        Args:
-            codes: of windows.
-            motion: features of the frame before each window, and of the window: G = F + 1.
-            ridge: the price.
-        """
-        x, y = self.vectors(codes).double(), motion.flatten(1).double()
-        x_mean, y_mean = x.mean(0), y.mean(0)
-        x, y = x - x_mean, y - y_mean
-        gram = x.T @ x / len(x)
-        weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), x.T @ y / len(x))
-        with torch.no_grad():
-            self.reading.weight.copy_(weight.T)
-            self.reading.bias.copy_(y_mean - x_mean @ weight)
 
     def read(self, codes: Int[Tensor, "N T"], anchor: Float[Tensor, "N 3"]) -> References:
         """Motions from the frame before each window on, which is at the anchor: clip i is that of robot i."""

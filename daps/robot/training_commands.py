@@ -17,7 +17,6 @@ from daps.data import load
 from daps.kinematics import Kinematics
 from daps.options import parse
 from daps.presets import preset
-from daps.robot.code_tracker import CodeTrackerConfig
 from daps.robot.distilling import Distilling, DistillingConfig
 from daps.robot.kit import (
     CODES,
@@ -93,16 +92,13 @@ class TrackOptions:
 
 @dataclass(frozen=True)
 class DistilOptions:
-    """Train the policy from codes to torques on what a tracker does, or continue."""
+    """Make the policy from codes to torques of a tracker: it reads codes in place of frames."""
 
     clips: Annotated[Positional[Path], CLIPS]
     kit: Path = Path("runs/robot")
-    """Folder with the tokenizer and the tracker to learn from; the policy goes into its sub-folder codes."""
+    """Folder with the tokenizer and the tracker; the policy goes into its sub-folder codes."""
     distilling: DistillingConfig = DistillingConfig()
-    pupil: CodeTrackerConfig = CodeTrackerConfig()
     only: Annotated[tuple[str, ...], ONLY] = ()
-    model: Annotated[Path | None, MODEL] = None
-    threads: Annotated[int, THREADS] = 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,6 @@ class KitOptions:
     tracking: TrackingConfig = TrackingConfig()
     tracker: TrackerConfig = TrackerConfig()
     distilling: DistillingConfig = DistillingConfig()
-    pupil: CodeTrackerConfig = CodeTrackerConfig()
     only: Annotated[tuple[str, ...], ONLY] = ()
     imagined: int = 128
     """Motions of ten seconds that the planner makes up for the tracker; half as many dances by sentences alone."""
@@ -173,8 +168,7 @@ def run_train(arguments: Sequence[str]) -> None:
                                planner=planner, imagined=options.imagined, model=options.model, run=tracker,
                                threads=options.threads), reader)  # fmt: skip
     print("codes to torques, stage 4 of 4")
-    distil(DistilOptions(**shared, kit=options.run, distilling=options.distilling, pupil=options.pupil,
-                         model=options.model, threads=options.threads))  # fmt: skip
+    distil(DistilOptions(**shared, kit=options.run, distilling=options.distilling))
     print(f'kit: {options.run.resolve()}; next: daps robot play "walk forward" --kit {options.run}')
 
 
@@ -212,19 +206,16 @@ def distil(options: DistilOptions) -> None:
         "motion": fingerprint(clips),
         "tokenizer": digest(options.kit / TOKENIZER),
         "teacher": digest(options.kit / TRACKER),
-        "robot": _robot(options.model),
         "num_tokens": tokenizer.num_tokens,
         "frames": tokenizer.data_shape[0],
         "tracker": dataclasses.asdict(teacher.config),
         "distilling": dataclasses.asdict(options.distilling),
-        "pupil": dataclasses.asdict(options.pupil),
     }
     if finished(options.kit / CODES, settings):
         return
-    model = build(options.model)  # what most motions are lost by, the light twin has not
     shown = with_mirror_images(clips) if options.distilling.mirror else clips
-    training = Distilling(model, shown, tokenizer, teacher, options.distilling, options.pupil, threads=options.threads)
-    train_stage(options.kit / CODES, training, settings, ("sample", "samples"))
+    work = Distilling(shown, tokenizer, teacher, options.distilling)
+    train_stage(options.kit / CODES, work, settings, ("window", "windows"))
 
 
 def train_planner(options: PlanOptions, reader: Reader) -> None:

@@ -1,32 +1,27 @@
-"""The policy from codes: what it reads of them, and that it learns what its teacher does."""
+"""The policy from codes: what it reads of them, and that it does what the tracker of frames would do with that."""
 
 import io
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
-import mujoco
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
-from daps import rotation
 from daps.data.gait import gait
 from daps.methods.base import Autoencoder
 from daps.motion import feature_poses, pose_features, pose_start
 from daps.presets import preset
-from daps.robot.code_tracker import CodeTracker, CodeTrackerConfig, symbol_components
-from daps.robot.distilling import Distilling, DistillingConfig
-from daps.robot.model import build
-from daps.robot.play import LoopConfig
+from daps.robot.code_tracker import CodeTracker, symbol_components
+from daps.robot.distilling import Distilling, DistillingConfig, LinearFit
 from daps.robot.reference import Plan, References
 from daps.robot.retelling import Retelling
 from daps.robot.tracker import Tracker, TrackerConfig
 from daps.robot.world import State
 from daps.scaling import Affine
 from robot.states import JOINTS, random_state, turned
-from robot.stick import write_stick
 
-SMALL = CodeTrackerConfig(components=3)
 CLIPS = {"a": torch.from_numpy(gait(0, 80)), "b": torch.from_numpy(gait(1, 40)), "short": torch.from_numpy(gait(2, 20))}
 
 
@@ -36,11 +31,6 @@ def tokenizer() -> Autoencoder:
     config = preset("gait", "daps")
     nets = replace(config.nets, width=16, heads=2, hidden=(8,), data_shape=(32, 36))
     return config.method.build(nets, Affine(), 10).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> mujoco.MjModel:
-    return build(write_stick(Path(tmp_path_factory.mktemp("robot"))), light=True)
 
 
 def test_symbols_are_told_by_principal_components(tokenizer: Autoencoder) -> None:
@@ -85,19 +75,20 @@ def test_what_it_does_moves_with_the_robot_and_its_anchor() -> None:
     assert not torch.allclose(done(state, codes, anchor, step + 4), out, atol=1e-3)
 
 
-def test_reading_is_the_best_linear_one() -> None:
-    """Against LAPACK's least squares; a price moves it towards the mean."""
-    policy = small_policy(2)
-    codes = torch.randint(6, (200, 4), generator=torch.Generator().manual_seed(1))
-    motion = torch.randn(200, 3, JOINTS + 7, generator=torch.Generator().manual_seed(2))
-    policy.fit_reading(codes, motion, ridge=0.0)
-    x = np.concatenate((policy.table[codes].flatten(1).numpy(), np.ones((200, 1))), 1).astype(np.float64)
-    best = x @ np.linalg.lstsq(x, motion.flatten(1).double().numpy(), rcond=None)[0]
-    found = policy.reading(policy.vectors(codes))
-    torch.testing.assert_close(found, torch.from_numpy(best).float(), rtol=0, atol=1e-5)
-    policy.fit_reading(codes, motion, ridge=1e9)
-    mean = motion.flatten(1).mean(0)
-    torch.testing.assert_close(policy.reading(policy.vectors(codes)), mean.expand(200, -1), rtol=0, atol=1e-5)
+@pytest.mark.parametrize("ridge", [1e-9, 0.3])
+def test_sums_of_batches_give_scikit_learns_regression(ridge: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(300, 7, generator=generator) + torch.arange(7.0)
+    y = x @ torch.randn(7, 4, generator=generator) + torch.randn(300, 4, generator=generator) + 5
+    fit = LinearFit(7, 4)
+    for part in torch.arange(300).split(77):
+        fit.add(x[part], y[part])
+    weight, bias, error = fit.solve(ridge)
+    theirs = Ridge(alpha=300 * ridge).fit(x.double().numpy(), y.double().numpy())  # whose price is not per row
+    torch.testing.assert_close(weight, torch.from_numpy(theirs.coef_), rtol=0, atol=1e-9)
+    torch.testing.assert_close(bias, torch.from_numpy(theirs.intercept_), rtol=0, atol=1e-8)
+    off = np.square(theirs.predict(x.double().numpy()) - y.double().numpy()).mean(0)
+    torch.testing.assert_close(error, torch.from_numpy(off), rtol=1e-8, atol=0)
 
 
 def test_who_reads_all_of_the_frames_does_what_a_tracker_of_frames_does() -> None:
@@ -108,7 +99,13 @@ def test_who_reads_all_of_the_frames_does_what_a_tracker_of_frames_does() -> Non
     still[3], still[6] = 0.75, 1.0
     mix = 0.1 * torch.randn(8, (frames + 1) * (JOINTS + 7), generator=torch.Generator().manual_seed(2))
     motion = still + (policy.vectors(codes) @ mix).unflatten(-1, (frames + 1, -1))
-    policy.fit_reading(codes, motion, ridge=0.0)
+    fit = LinearFit(8, policy.reading.out_features)
+    fit.add(policy.vectors(codes), motion.flatten(1))
+    weight, bias, error = fit.solve(1e-12)
+    with torch.no_grad():
+        policy.reading.weight.copy_(weight)
+        policy.reading.bias.copy_(bias)
+    assert float(error.max()) < 1e-9
     anchor = pose_start(random_state(40, seed=3).pose).float()
     plan = Plan(References.side_by_side(feature_poses(motion, anchor)), codes, anchor)
     state = single(random_state(40))
@@ -116,31 +113,6 @@ def test_who_reads_all_of_the_frames_does_what_a_tracker_of_frames_does() -> Non
         expected = policy.tracker.act(state, plan, step)
         torch.testing.assert_close(policy.act(state, plan, step), expected, rtol=0, atol=1e-3)
     assert (policy.tracker.act(state, plan, 0) - policy.tracker.act(state, plan, 3)).abs().max() > 0.05
-
-
-def test_both_parts_learn() -> None:
-    """The derivative of a cost along a random direction in each part, against differences."""
-    policy = small_policy().train()
-    state, anchor = single(random_state(5)), pose_start(random_state(5, seed=1).pose).float()
-    codes, step = torch.randint(6, (5, 4)), torch.arange(5)
-
-    def cost() -> torch.Tensor:
-        return policy(state, policy.read(codes, anchor), torch.arange(5), step).square().sum()
-
-    cost().backward()
-    generator = torch.Generator().manual_seed(3)
-    for part in (policy.reading.weight, policy.tracker.net[0].weight):
-        assert isinstance(part, torch.nn.Parameter) and part.grad is not None
-        way = torch.randn(part.shape, generator=generator) + 10 * part.grad / part.grad.norm()
-        way, ends = way / way.norm(), []
-        for size in (0.01, -0.02):
-            with torch.no_grad():
-                part += size * way
-            ends.append(float(cost().detach()))
-        with torch.no_grad():
-            part += 0.01 * way
-        slope = float((part.grad * way).sum())
-        assert abs(slope) > 0.1 and (ends[0] - ends[1]) / 0.02 == pytest.approx(slope, rel=0.02)
 
 
 def test_clips_are_retold_from_where_the_past_ends(tokenizer: Autoencoder) -> None:
@@ -159,168 +131,58 @@ def test_clips_are_retold_from_where_the_past_ends(tokenizer: Autoencoder) -> No
         Retelling(tokenizer, {"short": CLIPS["short"]})
 
 
-def distilling(model: mujoco.MjModel, tokenizer: Autoencoder, **changes: object) -> Distilling:
+def distilling(tokenizer: Autoencoder, **changes: Any) -> Distilling:
     torch.manual_seed(1)
     teacher = Tracker(29, TrackerConfig((8,), (1, 2))).eval().requires_grad_(False)
-    config = DistillingConfig(samples=96, robots=4, windows=40, updates=3, batch_size=16)
-    return Distilling(model, CLIPS, tokenizer, teacher, replace(config, **changes), SMALL, LoopConfig(frames=3))  # type: ignore[arg-type]
+    return Distilling(CLIPS, tokenizer, teacher, DistillingConfig(**{"components": 3, "windows": 600} | changes))
 
 
-def test_the_pupil_begins_as_its_teacher_who_reads_what_is_linear(
-    model: mujoco.MjModel, tokenizer: Autoencoder
-) -> None:
-    training = distilling(model, tokenizer, windows=300)
-    training._fit_reading()
-    for name, tensor in training.teacher.state_dict().items():
-        assert torch.equal(training.pupil.tracker.state_dict()[name], tensor)
-    retelling, frame = training.retelling, training.retelling.beginnings
-    poses, codes = retelling.motion(retelling.past(frame), frame)
-    read = training.pupil.reading(training.pupil.vectors(codes)).unflatten(-1, (33, 36)).detach()
-    motion = pose_features(poses)
-    assert (read - motion).square().mean() < 0.7 * (motion - motion.mean(0)).square().mean()
+def test_it_is_the_tracker_behind_the_best_linear_reading_of_windows(tokenizer: Autoencoder) -> None:
+    work = distilling(tokenizer)
+    rows = list(work.run())
+    assert [row["step"] for row in rows] == [256, 512, 600] and work.done == work.total == 600
+    policy, teacher = work.policy.eval(), distilling(tokenizer).policy.tracker
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(policy.tracker.state_dict()[name], tensor)
+    poses, codes = work.retelling.motion(work.retelling.past(work.frames), work.frames)
+    motion = pose_features(poses).double()
+    x = np.concatenate((policy.table[codes].flatten(1).numpy(), np.ones((600, 1))), 1).astype(np.float64)
+    best = x @ np.linalg.lstsq(x, motion.flatten(1).numpy(), rcond=None)[0]
+    least = float(np.square(best - motion.flatten(1).numpy()).mean())
+    error = policy.reading(policy.vectors(codes)).detach().double().view_as(motion) - motion
+    assert float(error.square().mean()) == pytest.approx(least, rel=0.05)  # the price
+    assert rows[-1]["read"] == pytest.approx(float(error[..., 7:].square().mean().sqrt()), rel=1e-4)
+    # what is read starts at the anchor, and is what the tracker follows
+    anchor = pose_start(poses[:, 0]).float()
+    read = policy.read(codes, anchor)
+    torch.testing.assert_close(pose_start(read.poses[read.starts])[:, :2], anchor[:, :2])
+    plan = Plan(References.side_by_side(poses), codes, anchor)
+    state, robots = State(read.poses[read.starts], read.velocities[read.starts]), torch.arange(600)
+    expected = policy.tracker(state, policy.tracker.goals(read, robots, torch.full_like(robots, 7)))
+    assert torch.equal(policy.act(state, plan, 7), expected)
 
 
-def test_the_pupil_learns_what_the_teacher_does(model: mujoco.MjModel, tokenizer: Autoencoder) -> None:
-    training = distilling(model, tokenizer, samples=400, updates=60, learning_rate=1e-2)
-    figures = list(training.run())
-    assert training.done == training.total == 400 and figures[-1]["step"] == 400
-    assert figures[-1]["cost"] < 0.5 * figures[0]["cost"]
-    for row in training.memory:
-        assert row["targets"].shape == (len(row["step"]), 29) and row["codes"].shape == (4, 16)
-        assert int(row["step"].max()) < 5 and len(row["step"]) <= 4 * 5
-
-
-def test_a_training_goes_on_bit_for_bit(model: mujoco.MjModel, tokenizer: Autoencoder) -> None:
-    figures = list(distilling(model, tokenizer).run())
-    part, file = distilling(model, tokenizer), io.BytesIO()
-    for _ in zip(range(2), part.run(), strict=False):
-        pass
+def test_it_goes_on_bit_for_bit(tokenizer: Autoencoder) -> None:
+    whole, part, file = distilling(tokenizer), distilling(tokenizer), io.BytesIO()
+    rows = list(whole.run())
+    next(part.run())
     torch.save(part.state_dict(), file)
     file.seek(0)
-    rest = distilling(model, tokenizer)
+    rest = distilling(tokenizer)
     rest.load_state_dict(torch.load(file))
-    left = list(rest.run())
-    assert left == figures[len(figures) - len(left) :] and len(left) == 5 - part.round
-    with pytest.raises(ValueError, match="distilling.updates: must be >= 1, got 0"):
-        DistillingConfig(updates=0)
+    assert rest.done == 256 and list(rest.run()) == rows[1:]
+    for name, tensor in whole.weights().items():
+        assert torch.equal(rest.weights()[name], tensor)
 
 
-def overheard(training: Distilling, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Plan], list[torch.Tensor]]:
-    """Plans as they are made, and targets as the robots get them."""
-    plans: list[Plan] = []
-    given: list[torch.Tensor] = []
-    make, step = training.retelling.plan, training.simulation.step
-
-    def plan(past: torch.Tensor, frame: torch.Tensor) -> Plan:
-        plans.append(make(past, frame))
-        return plans[-1]
-
-    def listen(targets: np.ndarray) -> None:
-        given.append(torch.from_numpy(targets.copy()).float())
-        step(targets)
-
-    monkeypatch.setattr(training.retelling, "plan", plan)
-    monkeypatch.setattr(training.simulation, "step", listen)
-    return plans, given
-
-
-@pytest.mark.parametrize(("round_", "led", "who"), [(0, 0.0, "pupil"), (1, 0.0, "pupil"), (1, 1.0, "teacher")])
-def test_the_teacher_says_what_it_would_do_at_every_state_whoever_leads(
-    round_: int, led: float, who: str, model: mujoco.MjModel, tokenizer: Autoencoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = distilling(model, tokenizer, led=led, samples=20_000)
-    training.round = round_
-    plans, given = overheard(training, monkeypatch)
-    training.collect()
-    row, plan, teacher = training.memory[-1], plans[-1], training.teacher
-    assert torch.equal(row["codes"], plan.codes) and torch.equal(row["anchor"], plan.anchor)
-    assert row["robot"].tolist() == [0, 1, 2, 3] * 5 and row["step"].tolist() == sorted([0, 1, 2, 3, 4] * 4)
-    torch.testing.assert_close(row["pose"][:4], plan.references.poses[plan.references.starts])
-    state, robot, step = State(row["pose"], row["velocity"]), row["robot"], row["step"]
-    said = teacher(state, teacher.goals(plan.references, robot, step))
-    torch.testing.assert_close(row["targets"], said)
-    pupil = training.pupil.eval()
-    done = pupil(state, pupil.read(plan.codes, plan.anchor), robot, step).detach()
-    assert (done - said).abs().max() > 0.01
-    torch.testing.assert_close(torch.cat(given), said if who == "teacher" else done)
-
-
-def test_who_lost_the_motion_teaches_nothing_and_begins_anew(
-    model: mujoco.MjModel, tokenizer: Autoencoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second robot loses it in the middle of a window, the third at its end; the clip of the fourth is over."""
-    training = distilling(model, tokenizer)
-    training.frame, training.fresh = torch.tensor([2, 10, 20, 46]), torch.zeros(4, dtype=torch.bool)
-    plans, _ = overheard(training, monkeypatch)
-    goals: list[torch.Tensor] = []
-
-    def lose(state: State, goal: State) -> torch.Tensor:
-        goals.append(goal.pose)
-        return torch.tensor([False, len(goals) == 3, len(goals) == 6, False])
-
-    monkeypatch.setattr("daps.robot.distilling.lost", lose)
-    training.collect()
-    row = training.memory[-1]
-    taught = [row["step"][row["robot"] == robot].tolist() for robot in range(4)]
-    assert taught == [[0, 1, 2, 3, 4], [0, 1], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
-    for step, goal in enumerate(goals):
-        assert torch.equal(goal, plans[0].references.poses[plans[0].references.starts + step])
-    assert training.fresh.tolist() == [False, True, True, True] and training.frame.tolist() == [5, 13, 23, 49]
-    before = training.simulation.qpos.copy()
-    training._plan()
-    after, first = torch.from_numpy(training.simulation.qpos).float(), plans[1].references.poses
-    assert torch.equal(after[0], torch.from_numpy(before[0]).float())
-    torch.testing.assert_close(after[1:], first[plans[1].references.starts][1:])
-    assert training.frame[0] == 5 and set(training.frame[1:].tolist()) <= set(training.retelling.beginnings.tolist())
-    for robot, frame in enumerate(training.frame.tolist()):
-        if robot:  # in the clip itself, not where the robot lay
-            start = pose_start(training.retelling.poses[frame - 1]).float()
-            torch.testing.assert_close(plans[1].anchor[robot], start)
-
-
-def test_plans_go_on_near_the_robots(model: mujoco.MjModel, tokenizer: Autoencoder) -> None:
-    """No further than a leash of 0.1 m from one that is 0.5 m away, nor turned by more than 0.2 rad."""
-    training = distilling(model, tokenizer)
-    training.frame, training.fresh = torch.tensor([2, 10, 20, 84]), torch.zeros(4, dtype=torch.bool)
-    last = training.retelling.past(training.frame)[:, -1]
-    robots = last.clone()
-    robots[0, :2] += torch.tensor([0.3, -0.4])
-    robots[1, 3:7] = rotation.multiply(rotation.about_z(torch.tensor(-0.5).double()), robots[1, 3:7])
-    robots[2, :2] += torch.tensor([0.03, 0.04])
-    training.simulation.reset(np.arange(4), robots.numpy(), np.zeros((4, 35)))
-    plan = training._plan()
-    expected = pose_start(last)
-    expected[0, :2] += 0.8 * torch.tensor([0.3, -0.4])
-    expected[1, 2] -= 0.3
-    torch.testing.assert_close(plan.anchor, expected.float(), rtol=0, atol=1e-5)
-    first = pose_start(plan.references.poses[plan.references.starts])
-    torch.testing.assert_close(first, expected.float(), rtol=0, atol=1e-5)
-
-
-def test_a_batch_has_the_codes_and_the_anchor_of_its_robots(model: mujoco.MjModel, tokenizer: Autoencoder) -> None:
-    """Every number in a memory made by hand tells which it is; states are of robots in no order."""
-    training, count = distilling(model, tokenizer), torch.arange(30.0)
-    robot = (7 * torch.arange(30) + 1) % 4
-    training.memory = [
-        {
-            "pose": 100 * part + count[:, None].expand(30, 36),
-            "velocity": 100 * part - count[:, None].expand(30, 35),
-            "targets": 100 * part + count[:, None].expand(30, 29) / 2,
-            "robot": robot,
-            "step": torch.arange(30) % 5,
-            "codes": (10 * part + torch.arange(4))[:, None].expand(4, 16),
-            "anchor": (20.0 * part + torch.arange(4))[:, None].expand(4, 3),
-        }
-        for part in (0, 1)
-    ]
-    parts = set()
-    for _ in range(8):
-        state, targets, codes, anchor, whose, step = training._draw(50)
-        part = int(state.pose[0, 0] >= 100)
-        at = (state.pose[:, 0] - 100 * part).long()
-        parts.add(part)
-        assert len(at.unique()) > 15 and torch.equal(state.velocity[:, 3], 100.0 * part - at)
-        assert torch.equal(targets[:, 2], 100 * part + at / 2) and torch.equal(step, at % 5)
-        assert torch.equal(whose, robot[at]) and codes[:, 1].tolist() == [10 * part + n for n in range(4)]
-        assert anchor[:, 2].tolist() == [20.0 * part + n for n in range(4)]
-    assert parts == {0, 1}
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"components": 0}, "distilling.components: must be >= 1, got 0"),
+        ({"windows": 0}, "distilling.windows: must be >= 1, got 0"),
+        ({"ridge": 0.0}, "distilling.ridge: must be > 0, got 0; 0.001 will do"),
+    ],
+)
+def test_settings_that_cannot_be(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        DistillingConfig(**changes)

@@ -30,7 +30,7 @@ TINY = (
 
 
 PLANNER = "--planning.steps 3 --planning.batch-size 4 --planning.stride 9 --planner.width 8 --planner.heads 2"
-DISTIL = "--distilling.samples 200 --distilling.robots 3 --distilling.updates 2 --distilling.batch-size 8"
+DISTIL = "--distilling.windows 40"
 KIT = f"--steps 2 {PLANNER} --planner.trunk-layers 1 --planner.token-layers 1 --imagined 2 {TINY} {DISTIL}"
 
 
@@ -210,7 +210,7 @@ def _changed_inputs_are_noticed(place: Path, kit: str, capsys: pytest.CaptureFix
 
     clips = place / "moved"
     shutil.copytree(place / "clips", clips)
-    options = ["--kit", kit, "--model", str(place / "stick.xml"), *DISTIL.split()]
+    options = ["--kit", kit, *DISTIL.split()]
     write_clip(clips / "walk1.csv", gait(9, 120))
     assert "holds another training: motion (there" in complaint("distil", str(clips), *options)
     tokenizer = Path(kit) / "tokenizer" / "model.safetensors"
