@@ -72,16 +72,16 @@ class ProgressLine:
         elapsed = time.monotonic() - self.began
         rate = (done - self.start) / max(elapsed, 1e-9)
         if self.bar:
-            self.bar.update(
-                self.task, completed=done, rate=f"{rate:.1f} {self.units[1]}/s", figures=headline(self.figures)
-            )
+            self.bar.update(self.task, completed=done, rate=self._pace(rate), figures=headline(self.figures))
         elif done == self.total or time.monotonic() - self.last_line >= self.every:
             self.last_line = time.monotonic()
             left = (self.total - done) / max(rate, 1e-9)
             clock = f"{int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d}"
-            one, several = self.units
-            line = f"{one} {done}/{self.total}  {rate:.1f} {several}/s  ETA {clock}  {headline(self.figures)}"
+            line = f"{self.units[0]} {done}/{self.total}  {self._pace(rate)}  ETA {clock}  {headline(self.figures)}"
             print(line.rstrip(), flush=True)
+
+    def _pace(self, rate: float) -> str:
+        return f"{rate:.1f} {self.units[1]}/s" if rate >= 0.1 else f"{60 * rate:.1f} {self.units[1]}/min"
 
     def say(self, text: str) -> None:
         """A line above the progress."""

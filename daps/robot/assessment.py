@@ -26,6 +26,7 @@ from daps.robot.play import Loop, LoopConfig, Recording
 from daps.robot.reference import References
 from daps.robot.retelling import Retelling
 from daps.robot.simulation import RATE
+from daps.robot.tracker import Tracker
 from daps.robot.trial import Blows, Outcome, spread_starts, try_out, try_plans
 
 Clips = Mapping[str, Float[Tensor, "_ P"]]
@@ -139,11 +140,11 @@ def act(
     pilot: Pilot,
     loop: LoopConfig,
     seed: int,
-    threads: int = 1,
+    policy: Tracker | CodeTracker | None = None,
 ) -> Recording:
-    """Robots under the same orders all the time, one for each sentence; shows its progress."""
+    """Robots under the same orders all the time, one for each sentence; by the kit's tracker unless by a policy."""
     orders = Orders(kit.reader.encode(texts), tuple(commands) if commands is not None else None)
-    robots = Loop(model, pilot, kit.tracker, len(texts), loop, threads, seed)
+    robots = Loop(model, pilot, policy or kit.tracker, len(texts), loop, seed=seed)
     with ProgressLine(0, round(seconds * RATE), units=STEPS) as line:
         for done, _ in enumerate(robots.run(lambda moment, state: orders, seconds), 1):
             line.update(done, {})
@@ -160,6 +161,7 @@ def command_rows(
     pilot: Pilot,
     loop: LoopConfig,
     seed: int,
+    policy: Tracker | CodeTracker | None = None,
 ) -> list[Row]:
     """Velocity errors and falls over the grid of commands, per prompt of these kinds."""
     rows = []
@@ -167,7 +169,7 @@ def command_rows(
         if prompt not in kinds:
             continue
         commands = [Command(speed, 0.0, turn) for speed, turn in product(speeds, turns)] * repeats
-        recording = act(kit, model, [prompt] * len(commands), commands, seconds, pilot, loop, seed)
+        recording = act(kit, model, [prompt] * len(commands), commands, seconds, pilot, loop, seed, policy)
         errors, turns_off = velocity_errors(recording, commands), turn_errors(recording, commands)
         known = errors[~errors.isnan()]
         at = f"{prompt}, grid of {len(speeds)} x {len(turns)}"
@@ -192,10 +194,11 @@ def dance_rows(
     pilot: Pilot,
     loop: LoopConfig,
     seed: int,
+    policy: Tracker | CodeTracker | None = None,
 ) -> list[Row]:
     """Share of windows of robots told to dance that are recognised as dance; falls."""
     texts = list(DANCES) * repeats
-    recording = act(kit, model, texts, None, seconds, pilot, loop, seed)
+    recording = act(kit, model, texts, None, seconds, pilot, loop, seed, policy)
     poses = at_30_hz(recording)
     windows = poses.unfold(1, WINDOW, WINDOW).transpose(2, 3)
     upright = recording.upright()

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,8 +109,8 @@ def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]
         clips = read_clips(options.clips, held_out) if held_out else {}
         for run in (folder / TOKENIZER, *options.tokenizers) if clips else ():
             yield _method(run), tokenizer_rows(load_tokenizer(run), clips, "all held-out clips", kinematics)
+    codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
     if "tracker" in options.parts:
-        codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
         pieces, outcomes = _trials(options, kit, codes, model, kinematics, sets), []
         with ProgressLine(0, len(pieces), units=TRIALS) as line:
             for done, piece in enumerate(pieces, 1):
@@ -118,7 +118,7 @@ def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]
                 line.update(done, {})
         print_lines(summary(outcomes))
         yield method, outcome_rows(outcomes, options.seed)
-    for rows in _closed_loop(options, kit, model, sets):
+    for rows in _closed_loop(options, kit, codes, model, sets):
         yield method, rows
 
 
@@ -126,20 +126,30 @@ def _method(run: Path) -> str:
     return Run.open(run).config().method_name
 
 
-def _closed_loop(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> Iterator[list[Row]]:
-    """Rows of orders: how they are followed, whether dances are dances, and how fast plans come."""
+def _closed_loop(
+    options: EvalOptions, kit: Kit, codes: CodeTracker | None, model: Any, sets: dict[str, Clips]
+) -> Iterator[list[Row]]:
+    """Rows of orders: how either policy follows them, whether dances are dances, and how fast plans come."""
     pilot = Pilot(kit.planner, kit.tokenizer, options.guidance, options.temperature)
     length, orders = 1.5 * options.seconds, (pilot, options.loop, options.seed)
     kinds = {kind_of(name) for name in sets.get("training clips", ())}
-    if "commands" in options.parts:
-        yield command_rows(kit, model, kinds, options.repeats, length, *orders)
-    if "dance" in options.parts and "dance" in kinds and len(kinds) > 1:
-        recogniser = Recogniser(sets["training clips"])
-        yield dance_rows(kit, model, recogniser, options.repeats, length, *orders)
-        if "held-out clips" in sets:
-            yield recogniser_rows(recogniser, sets["held-out clips"], options.seed)
+    dancing = "dance" in options.parts and "dance" in kinds and len(kinds) > 1
+    recogniser = Recogniser(sets["training clips"]) if dancing else None
+    for mark, policy in (("", kit.tracker), (", from codes", codes)):
+        if policy is None:
+            continue
+        if "commands" in options.parts:
+            yield _marked(command_rows(kit, model, kinds, options.repeats, length, *orders, policy), mark)
+        if recogniser:
+            yield _marked(dance_rows(kit, model, recogniser, options.repeats, length, *orders, policy), mark)
+    if recogniser and "held-out clips" in sets:
+        yield recogniser_rows(recogniser, sets["held-out clips"], options.seed)
     if "latency" in options.parts:
         yield latency_rows(kit, pilot)
+
+
+def _marked(rows: Sequence[Row], mark: str) -> list[Row]:
+    return [replace(row, clips=row.clips + mark) for row in rows]
 
 
 def _trials(

@@ -56,7 +56,7 @@ def test_windows_of_dancers_count_once_they_have_settled_and_while_they_stand(mo
     judge = Judge()
     rows = dance_rows(*nobody, judge, 2, 8.0, *orders)
     assert told["texts"] == [*DANCES, *DANCES] and told["commands"] is None
-    assert told["seconds"] == 8.0 and told["others"] == orders
+    assert told["seconds"] == 8.0 and told["others"] == (*orders, None)
     expected = [(robot, number) for number in range(2, 7) for robot in range(8)]  # window number n ends at 32 n / 30
     expected = [(r, n) for r, n in expected if (n + 1) * 32 / 30 < {1: 4.5, 2: 1.0, 3: 7.6}.get(r, 9)]
     assert [robot for robot, _ in judge.shown] == [robot for robot, _ in expected]
@@ -99,7 +99,7 @@ def test_runners_are_told_a_grid_of_speeds_and_turns(monkeypatch: pytest.MonkeyP
     made = recording(5, [0.0] * 18, (1.5, 0.0), {2: 1.0, 9 + 7: 2.5})  # told 1.2 and 2.4 m/s
     told, nobody, orders = actors(monkeypatch, made)
     rows = command_rows(*nobody, {"run", "dance"}, 2, 5.0, *orders)
-    assert told["texts"] == ["run"] * 18 and told["seconds"] == 5.0 and told["others"] == orders
+    assert told["texts"] == ["run"] * 18 and told["seconds"] == 5.0 and told["others"] == (*orders, None)
     grid = [Command(speed, 0.0, turn) for speed in (1.2, 1.8, 2.4) for turn in (-0.5, 0.0, 0.5)]
     assert told["commands"] == grid * 2
     found = values(rows)
