@@ -6,7 +6,7 @@
     mnist        all methods, DAPS and Gumbel-softmax with either encoder, FSQ also of 64 bits; 167 seconds each: what
                  the authors' FSQ took for 5,000 steps (one core, measured)
     mnist-long   DAPS, FSQ and VQ-VAE for 45 minutes, with more weight decay than the preset has
-    cifar10      DAPS with either encoder, FSQ, VQ-VAE, Gumbel-softmax, 450 seconds each
+    cifar10      DAPS with either encoder (autoregressive with either tail), FSQ, VQ-VAE, Gumbel-softmax, 450 seconds
     cifar10-long DAPS, FSQ and VQ-VAE for half an hour, without features' distances
     imagenet256  a folder with train*.parquet and validation*.parquet, or of pictures
     lafan1       DAPS, FSQ (also with more weight decay), VQ-VAE; --robot adds errors in millimetres
@@ -56,8 +56,9 @@ STUDIES = {
                              f"daps {AUTOREGRESSIVE} --method.no-centred", f"gumbel {AUTOREGRESSIVE}",
                              "fsq --method.levels 4 4 4 4 --nets.vocab-size 256"), 167),
     "mnist-long": Study("mnist", tuple(f"{name} {DECAY}" for name in ("daps", "fsq", "vqvae")), 2_700),
-    "cifar10": Study("cifar10", ("daps", f"daps {AUTOREGRESSIVE} --method.trained 0", "vqvae", "fsq", "gumbel"), 450,
-                     FeatureConfig(("efficientnet",))),
+    "cifar10": Study("cifar10", ("daps", f"daps {AUTOREGRESSIVE} --method.trained 0",
+                                 f"daps {AUTOREGRESSIVE} --method.trained 0 --method.tail 1", "vqvae", "fsq", "gumbel"),
+                     450, FeatureConfig(("efficientnet",))),
     "cifar10-long": Study("cifar10", ("daps", "fsq", "vqvae"), 1_800),
     "imagenet256": Study("imagenet256", ("daps", "fsq", "vqvae"), 400, FeatureConfig(("efficientnet",)), 2,
                          ("--runtime.eval-size", "50")),  # validations on the way, which would cost more than the steps
