@@ -9,11 +9,14 @@ from torch import Tensor
 
 from daps.robot import assessment
 from daps.robot.assessment import DANCES, Row, command_rows, dance_rows, recogniser_rows
+from daps.robot.code_tracker import CodeTracker
 from daps.robot.following import Recogniser
 from daps.robot.kit import Kit
 from daps.robot.labels import Command
 from daps.robot.pilot import Pilot
 from daps.robot.play import LoopConfig, Recording
+from daps.robot.text import Phrasebook
+from daps.robot.tracker import Tracker
 from robot.recordings import recording
 
 
@@ -127,3 +130,28 @@ def test_only_kinds_that_a_kit_knows_are_asked_for(
     _, nobody, orders = actors(monkeypatch, recording(4, [0.0] * 9, (0.6, 0.0), {}))
     rows = command_rows(*nobody, kinds, 1, 4.0, *orders)
     assert list(dict.fromkeys(row.clips for row in rows)) == expected
+
+
+def test_orders_go_to_the_kits_tracker_unless_to_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    class Robots:
+        recording = Recording()
+
+        def __init__(self, model: Any, pilot: Any, tracker: Any, count: int, loop: Any, seed: int) -> None:
+            given.append((tracker, count, seed))
+
+        def run(self, orders: Any, seconds: float) -> list[None]:
+            return []
+
+        def close(self) -> None:
+            given.append("closed")
+
+    monkeypatch.setattr(assessment, "Loop", Robots)
+    kit, policy = object.__new__(Kit), object.__new__(CodeTracker)
+    object.__setattr__(kit, "reader", Phrasebook({"walk": torch.ones(384)}))
+    object.__setattr__(kit, "tracker", tracker := object.__new__(Tracker))
+    model, orders = mujoco.MjModel.from_xml_string("<mujoco/>"), (object.__new__(Pilot), LoopConfig(), 3)
+    for one in (None, policy):
+        assessment.act(kit, model, ["walk"] * 2, None, 1.0, *orders, one)
+    assert given == [(tracker, 2, 3), "closed", (policy, 2, 3), "closed"]

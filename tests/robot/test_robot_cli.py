@@ -188,7 +188,7 @@ def test_a_kit_from_clips_to_play_and_tables(
     assert found["tokenizer", "all held-out clips", "joint_rms"] > 0 and np.isfinite(
         found["tokenizer", "all held-out clips", "psnr"]
     )
-    assert ("closed loop", "walk, grid of 3 x 3", "velocity_error") in found
+    assert all(("closed loop", f"walk, grid of 3 x 3{by}", "velocity_error") in found for by in ("", ", from codes"))
     assert ("tracker", "held-out clips, plan by plan, from codes", "joint_error") in found
     assert found["planner", "64 tokens", "milliseconds"] > 0
     assert {row["tokenizer"] for row in kept} == {"daps"} and str(place) not in rows.read_text()
