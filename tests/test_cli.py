@@ -1,7 +1,11 @@
 """The command line as a user meets it: every command end to end, every complaint in one line with exit code 2."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -222,3 +226,25 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(arguments)
     shown = capsys.readouterr().out
     assert "usage: daps" in shown and "MNIST, binarised" in shown and daps.__version__ in shown
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_leave_the_cores_to_others(given: str | None, found: str) -> None:
+    """The command says so before PyTorch is there to read it; what the user says stands."""
+    code = """
+import os, sys
+told = {}
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            told["policy"] = os.environ.get("OMP_WAIT_POLICY")
+sys.meta_path.insert(0, Watch())
+import daps.__main__, torch
+print(told["policy"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert shown.stdout.split() == [found]
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["daps"] == "daps.__main__:main"
