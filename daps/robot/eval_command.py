@@ -57,8 +57,11 @@ class EvalOptions:
     model: Annotated[Path | None, MODEL] = None
     parts: tuple[str, ...] = PARTS
     """What to measure."""
+    name: str | None = None
+    """What the kit is called in rows and tables; the method of its tokenizer if left out."""
     tokenizers: tuple[Path, ...] = ()
-    """Runs of daps train lafan1 whose errors to measure beside those of the kit's tokenizer."""
+    """Runs of daps train lafan1 whose errors to measure beside those of the kit's tokenizer; by their methods, with the
+    folder's name where another is called so."""
     trials: int = 256
     """Places to start from, of each set of clips."""
     seconds: float = 8.0
@@ -74,8 +77,8 @@ class EvalOptions:
     loop: LoopConfig = LoopConfig()
     seed: int = 0
     out: Path | None = None
-    """JSON file of rows, which keeps those of other kits; robot.json in the kit's folder if left out, here for the kit
-    that comes with the package."""
+    """JSON file of rows, which keeps those of kits with other names; robot.json in the kit's folder if left out, here
+    for the kit that comes with the package."""
     threads: Annotated[int, THREADS] = 1
 
 
@@ -93,22 +96,22 @@ def run_eval(arguments: Sequence[str]) -> None:
     out = options.out or (options.kit or Path()) / "robot.json"
     needed = set(options.parts) & {"tracker", "commands", "dance"}
     sets = clip_sets(options.clips, read_settings(folder / TRACKER)["clips"]) if needed else {}
-    every: list[Row] = []
-    for method, rows in _measured(options, kit, model, sets):
-        keep_rows(out, method, rows)
-        every += rows
+    every: list[tuple[str, Row]] = []
+    for name, rows in _measured(options, kit, model, sets):
+        keep_rows(out, name, rows)
+        every += [(name, row) for row in rows]
     print_rows(table(every))
 
 
 def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]) -> Iterator[tuple[str, list[Row]]]:
-    """Part after part, the method of the tokenizer and rows."""
+    """Part after part, the name of the kit or tokenizer and rows."""
     kinematics, folder = Kinematics.from_mjcf(find_mjcf(options.model)), options.kit or SHIPPED
-    method = _method(folder / TOKENIZER)
+    name = options.name or _method(folder / TOKENIZER)
     if "tokenizer" in options.parts:
         held_out = tuple(sorted(set(find_clips(options.clips)) - set(training_clips(options.clips))))
         clips = read_clips(options.clips, held_out) if held_out else {}
-        for run in (folder / TOKENIZER, *options.tokenizers) if clips else ():
-            yield _method(run), tokenizer_rows(load_tokenizer(run), clips, "all held-out clips", kinematics)
+        for called, run in _named(name, folder / TOKENIZER, options.tokenizers).items() if clips else ():
+            yield called, tokenizer_rows(load_tokenizer(run), clips, "all held-out clips", kinematics)
     codes = load_code_tracker(folder / CODES) if (folder / CODES).is_dir() else None
     if "tracker" in options.parts:
         pieces, outcomes = _trials(options, kit, codes, model, kinematics, sets), []
@@ -117,9 +120,25 @@ def _measured(options: EvalOptions, kit: Kit, model: Any, sets: dict[str, Clips]
                 outcomes += list(piece)
                 line.update(done, {})
         print_lines(summary(outcomes))
-        yield method, outcome_rows(outcomes, options.seed)
+        yield name, outcome_rows(outcomes, options.seed)
     for rows in _closed_loop(options, kit, codes, model, sets):
-        yield method, rows
+        yield name, rows
+
+
+def _named(name: str, own: Path, others: Sequence[Path]) -> dict[str, Path]:
+    """Tokenizers by what they are called in rows, each otherwise.
+
+    Raises:
+        ValueError: two could only be called alike.
+    """
+    named = {name: own}
+    for run in others:
+        method = _method(run)
+        called = f"{method} ({run.resolve().name})" if method in named else method
+        if called in named:
+            raise ValueError(f"tokenizers: {run} would be called {called!r}, as another is; rename its folder")
+        named[called] = run
+    return named
 
 
 def _method(run: Path) -> str:
@@ -173,18 +192,18 @@ def _trials(
     ]
 
 
-def keep_rows(path: Path, method: str, rows: Sequence[Row], program: str = "daps") -> None:
+def keep_rows(path: Path, name: str, rows: Sequence[Row], program: str = "daps") -> None:
     """Puts rows into a file, in place of those of the same figures.
 
     Args:
         path: JSON file, which need not be there.
-        method: of the tokenizer.
+        name: of the kit, or of the tokenizer.
         rows: figures just measured by this command.
         program: how the command begins.
     """
     about = environment(torch.device("cpu"))
     command = " ".join([program, *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])])
-    record = {"tokenizer": method, "device": about["processor"], "commit": about["commit"], "command": command}
+    record = {"tokenizer": name, "device": about["processor"], "commit": about["commit"], "command": command}
     old = json.loads(path.read_text()) if path.is_file() else []
     new = [{**asdict(row), **record} for row in rows]
     keys = {_figure(row) for row in new}
@@ -197,9 +216,12 @@ def _figure(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("stage", "tokenizer", "clips", "metric", "seed"))
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """A line per figure."""
+def table(rows: Sequence[tuple[str, Row]]) -> list[list[str]]:
+    """A line per figure but those of trackers; of which kit or tokenizer where there are several."""
+    several = len({name for name, _ in rows}) > 1
     lines = [
-        [row.stage, row.clips, row.metric, f"{row.value:.3g}", str(row.n)] for row in rows if row.stage != "tracker"
+        [*[name] * several, row.stage, row.clips, row.metric, f"{row.value:.3g}", str(row.n)]
+        for name, row in rows
+        if row.stage != "tracker"
     ]
-    return [["stage", "of", "figure", "value", "n"], *lines]
+    return [[*["codes"] * several, "stage", "of", "figure", "value", "n"], *lines]

@@ -104,14 +104,19 @@ def watch(model: mujoco.MjModel, states: Iterator[Any], rate: float) -> None:
     """Shows the first robot in MuJoCo's viewer, in real time, until its window is closed; the camera goes along.
 
     Raises:
-        ValueError: no display.
+        ValueError: no display, or on macOS another program than mjpython.
     """
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise ValueError("view: no display here; write a film with --video FILE.mp4")
     import mujoco.viewer
 
     data = mujoco.MjData(model)
-    with mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False) as viewer:
+    try:
+        opened = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"view: {why} (mjpython -m daps robot play ...); or write a film with --video") from error
+    with opened as viewer:
         _look(viewer.cam)
         viewer.cam.type, viewer.cam.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1  # the root of the robot
         due = time.monotonic()

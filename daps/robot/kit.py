@@ -73,13 +73,21 @@ def load_kit(folder: Path | None = None, sentences: Path | None = None) -> Kit:
         )
     for name in (PLANNER, CODES):
         if (folder / name / "config.json").is_file():
-            made_for, there = read_settings(folder / name).get("tokenizer"), digest(folder / TOKENIZER)
-            if isinstance(made_for, str) and re.fullmatch("[0-9a-f]{12}", made_for) and made_for != there:
-                raise ValueError(
-                    f"kit: {folder / name} was trained on another tokenizer ({made_for}, here is {there}); train it on "
-                    "this one"
-                )
+            check_codes(folder / name, folder / TOKENIZER)
     return Kit(tokenizer, load_planner(folder / PLANNER)[0], load_tracker(folder / TRACKER)[0], reader)
+
+
+def check_codes(stage: Path, tokenizer: Path) -> None:
+    """Whether a stage was trained on the codes of a tokenizer, as far as its settings tell.
+
+    Raises:
+        ValueError: it was trained on those of another.
+    """
+    made_for, there = read_settings(stage).get("tokenizer"), digest(tokenizer)
+    if isinstance(made_for, str) and re.fullmatch("[0-9a-f]{12}", made_for) and made_for != there:
+        raise ValueError(
+            f"kit: {stage} was trained on another tokenizer ({made_for}, {tokenizer} is {there}); train it on this one"
+        )
 
 
 def digest(folder: Path) -> str:

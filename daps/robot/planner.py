@@ -46,6 +46,9 @@ class PlannerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.left_out < 1:
             raise ValueError(f"planner.left_out: a chance in [0, 1), got {self.left_out:g}")
+        for name in ("width", "heads", "trunk_layers", "token_layers", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"planner.{name}: must be >= 1, got {getattr(self, name)}")
         if self.width % self.heads:
             raise ValueError(f"planner.heads: must divide planner.width = {self.width}, got {self.heads}")
 

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from daps.methods.base import Autoencoder
 from daps.motion import feature_poses, next_start, pose_features, pose_start
 from daps.robot.planning import PAST
-from daps.robot.reference import Plan, References
 from daps.robot.stream import stitched
 
 
@@ -32,11 +31,6 @@ class Retelling:
         pieces = zip(starts.tolist(), self.ends.tolist(), strict=True)
         self.beginnings = torch.cat([torch.arange(a + PAST, b - self.window + 1) for a, b in pieces])
 
-    def fits(self, frame: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
-        """Whether a window that begins at a frame ends in the same clip."""
-        end = self.ends[torch.searchsorted(self.ends, frame - 1, right=True)]
-        return frame + self.window <= end
-
     def past(self, frame: Int[Tensor, " N"]) -> Float[Tensor, "N B P"]:
         """The frames before."""
         return self.poses[frame[:, None] + torch.arange(-PAST, 0)]
@@ -52,11 +46,6 @@ class Retelling:
         features = stitched(before, self.tokenizer.decode(codes).mean.to(past.dtype))
         poses = feature_poses(features, next_start(before, pose_start(past[:, 0])))
         return torch.cat((past[:, -1:], poses), 1), codes
-
-    def plan(self, past: Float[Tensor, "N B P"], frame: Int[Tensor, " N"]) -> Plan:
-        """Plans of the windows that begin at frames, anchored at a past of the same motion."""
-        poses, codes = self.motion(past, frame)
-        return Plan(References.side_by_side(poses), codes, pose_start(past[:, -1]).float())
 
     def places(self, count: int, frames: int, seed: int) -> Int[Tensor, " N"]:
         """Frames to begin at that leave so many frames of the clip and a window after them, drawn by chance.

@@ -132,7 +132,8 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if keys:
         changed = "; ".join(f"{key} (there {there.get(key)}, now {here.get(key)})" for key in keys)
         raise ValueError(
-            f"run: {folder} holds another training: {changed}; choose another folder, or give the same options"
+            f"run: {folder} holds another training: {changed}; give the same options, choose another folder, or remove "
+            "that one to train anew"
         )
 
 

@@ -24,6 +24,7 @@ from daps.robot.kit import (
     PLANNER,
     TOKENIZER,
     TRACKER,
+    check_codes,
     digest,
     load_planner,
     load_tokenizer,
@@ -89,6 +90,9 @@ class TrackOptions:
     """Folder of this stage."""
     threads: Annotated[int, THREADS] = 1
 
+    def __post_init__(self) -> None:
+        _check_imagined(self.imagined)
+
 
 @dataclass(frozen=True)
 class DistilOptions:
@@ -123,6 +127,14 @@ class KitOptions:
     run: Path = Path("runs/robot")
     """Folder of the kit."""
     threads: Annotated[int, THREADS] = 1
+
+    def __post_init__(self) -> None:
+        _check_imagined(self.imagined)
+
+
+def _check_imagined(count: int) -> None:
+    if count < 0:
+        raise ValueError(f"imagined: must be >= 0, got {count}; 0 is none")
 
 
 def run_plan(arguments: Sequence[str]) -> None:
@@ -265,6 +277,8 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
     }
     if finished(options.run, settings):
         return
+    if options.planner:
+        check_codes(options.planner, options.tokenizer[0])
     model = build(options.model, light=True)
     motions = dict(clips)
     tokenizers = [load_tokenizer(run) for run in options.tokenizer]
@@ -286,6 +300,8 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         Kinematics.from_mjcf(find_mjcf(options.model)),
     )
     if options.start and not (options.run / STATE).is_file():
+        if read_settings(options.start).get("stage") != "tracker":
+            raise ValueError(f"start: {options.start} is no tracker; pass a folder that daps robot track wrote")
         there, here = read_settings(options.start).get("tracker", {}), dataclasses.asdict(training.tracker.config)
         for name in ("lookahead", "residual"):
             if there.get(name) != json.loads(json.dumps(here[name])):
@@ -330,6 +346,8 @@ def imagined(
         frames: of a plan that count before the next.
     """
     chance, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    if not count:
+        return {}
     past = pilot.rest(count)
     parts = [past]
     for number in range(windows):

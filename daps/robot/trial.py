@@ -15,12 +15,12 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import Tensor
 
 from daps.kinematics import Kinematics
-from daps.motion import ROOT
+from daps.motion import ROOT, pose_start
 from daps.robot.code_tracker import CodeTracker
 from daps.robot.mass import centre_velocities
 from daps.robot.pilot import anchored
 from daps.robot.play import LoopConfig
-from daps.robot.reference import References
+from daps.robot.reference import Plan, References
 from daps.robot.retelling import Retelling
 from daps.robot.simulation import RATE, Feedback, Simulation
 from daps.robot.tracker import Tracker
@@ -143,7 +143,7 @@ def try_plans(
     threads: int = 1,
     seed: int = 0,
 ) -> "Tally":
-    """Trials of a policy on clips that it gets as plans, window after window, as in the closed loop.
+    """Trials of a policy on clips that it gets as plans, as in the closed loop: each goes on from the one before.
 
     Args:
         model: of the robot.
@@ -164,21 +164,22 @@ def try_plans(
     for step in range(steps):
         ahead = step % loop.steps
         if ahead == 0:
-            if step:
-                robots = torch.from_numpy(np.nan_to_num(simulation.qpos))
-                past = anchored(retelling.past(frame), robots, loop.leash, loop.turn)
-            plan = retelling.plan(past, frame)
+            poses, codes = retelling.motion(past, frame)
+            plan = Plan(References.side_by_side(poses), codes, pose_start(past[:, -1]).float())
             references, frame = plan.references, frame + loop.frames
             com = _centres(model, references, everyone, torch.zeros_like(everyone), loop.steps)
             if step == 0:
                 first = references.starts
-                poses, speeds = references.poses[first].double(), references.velocities[first].double()
-                simulation.reset(everyone.numpy(), poses.numpy(), speeds.numpy())
+                speeds = references.velocities[first].double()
+                simulation.reset(everyone.numpy(), references.poses[first].double().numpy(), speeds.numpy())
         targets = tracker.act(_state(simulation), plan, ahead)
         feedback = simulation.step(np.nan_to_num(targets.double().numpy()))
         at = references.rows(everyone, torch.full_like(everyone, ahead + 1))
         goal = State(references.poses[at], references.velocities[at])
         tally.count(_state(simulation), goal, feedback, com[:, ahead])
+        if ahead == loop.steps - 1:  # the next plan goes on from this one
+            robots, end = torch.from_numpy(np.nan_to_num(simulation.qpos)), loop.frames + 1
+            past = anchored(poses[:, end - past.shape[1] : end], robots, loop.leash, loop.turn)
     simulation.close()
     return tally
 

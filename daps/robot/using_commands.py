@@ -95,6 +95,11 @@ class TrialOptions:
     """Of the places and the pushes."""
     threads: Annotated[int, THREADS] = 1
 
+    def __post_init__(self) -> None:
+        for name, least in (("trials", 1), ("seconds", 1 / RATE), ("push", 0.0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: must be >= {least:g} and finite, got {getattr(self, name):g}")
+
 
 def run_play(arguments: Sequence[str]) -> None:
     """daps robot play TEXT [--velocity FORWARD LEFT TURN] [--video FILE]."""
@@ -209,12 +214,12 @@ def run_trial(arguments: Sequence[str]) -> None:
     protocol = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in ("run", "clips")}
     protocol |= {"model": str(options.model or "mjlab"), "tokenizer": str(options.tokenizer or "")}
     rows = [{"clips": name, **outcome.rows()} for name, outcome in outcomes]
-    write_json(options.run / "trial.json", {"protocol": protocol, "outcomes": rows})
     print_lines(summary(outcomes))
+    write_json(options.run / "trial.json", {"protocol": protocol, "outcomes": rows})
 
 
 def clip_sets(folder: Path, trained: Sequence[str], otherwise: str = "") -> dict[str, Clips]:
-    """Training clips and held-out ones of the same kinds: others a robot cannot know.
+    """Training clips and held-out ones of the same kinds, which names tell: others a robot cannot know.
 
     Args:
         folder: of clips.
@@ -230,8 +235,16 @@ def clip_sets(folder: Path, trained: Sequence[str], otherwise: str = "") -> dict
             f"clips: {folder} lacks {len(missing)} of {len(trained)} clips that the tracker was trained on, such as "
             f"{missing[0]}; pass the folder that it was trained on{otherwise}"
         )
-    kinds = {kind_of(name) for name in trained}
     others = there - set(training_clips(folder)) - set(trained)
-    unseen = tuple(sorted(name for name in others if kind_of(name) in kinds))
+    kinds = {_kind(name) for name in trained}
+    unseen = tuple(sorted(name for name in others if _kind(name) in kinds))
     names = {"training clips": tuple(trained), "held-out clips": unseen}
     return {title: read_clips(folder, chosen) for title, chosen in names.items() if chosen}
+
+
+def _kind(clip: str) -> str:
+    """What is done in a clip, or nothing where its name does not say."""
+    try:
+        return kind_of(clip)
+    except ValueError:
+        return ""

@@ -118,15 +118,13 @@ def test_who_reads_all_of_the_frames_does_what_a_tracker_of_frames_does() -> Non
 def test_clips_are_retold_from_where_the_past_ends(tokenizer: Autoencoder) -> None:
     retelling = Retelling(tokenizer, CLIPS)
     assert retelling.beginnings.tolist() == [*range(2, 49), *range(82, 89)]
-    assert retelling.fits(torch.tensor([48, 49, 81, 88, 89])).tolist() == [True, False, True, True, False]
     frame = torch.tensor([2, 85])
-    plan = retelling.plan(retelling.past(frame), frame)
-    assert plan.references.poses.shape == (2 * 54, 36) and plan.codes.shape == (2, 16)  # 33 frames at 50 Hz
-    first = plan.references.poses[plan.references.starts]
-    expected = torch.stack((CLIPS["a"][1], CLIPS["b"][4])).float()
-    torch.testing.assert_close(first[:, :3], expected[:, :3], rtol=0, atol=1e-6)
-    torch.testing.assert_close(first[:, 7:], expected[:, 7:], rtol=0, atol=1e-6)
-    torch.testing.assert_close(plan.anchor, pose_start(expected))
+    poses, codes = retelling.motion(retelling.past(frame), frame)
+    assert poses.shape == (2, 33, 36) and codes.shape == (2, 16)
+    expected = torch.stack((CLIPS["a"][1], CLIPS["b"][4]))
+    torch.testing.assert_close(poses[:, 0], expected.double(), rtol=0, atol=1e-6)
+    moved = retelling.past(frame) + torch.tensor([2.0, -1.0, *[0.0] * 34]).double()  # it goes on from there
+    torch.testing.assert_close(retelling.motion(moved, frame)[0][..., :2], poses[..., :2] + moved.new_tensor([2, -1]))
     with pytest.raises(ValueError, match="wants clips of at least 34 frames"):
         Retelling(tokenizer, {"short": CLIPS["short"]})
 

@@ -97,6 +97,11 @@ def test_from_clips_to_a_table(place: Path, capsys: pytest.CaptureFixture[str]) 
         (["play", "walk", "--record", "x.csv"], "record: wants a name that ends in .npz, got x.csv"),
         (["play", "walk", "--loop.frames", "33"], "loop.frames: wants frames that are whole control steps"),
         (["eval", "CLIPS", "--trials", "0"], "trials: must be >= 1 and finite, got 0"),
+        (["trial", "run", "CLIPS", "--trials", "-1"], "trials: must be >= 1 and finite, got -1"),
+        (["trial", "run", "CLIPS", "--seconds", "inf"], "seconds: must be >= 0.02 and finite, got inf"),
+        (["trial", "run", "CLIPS", "--push", "nan"], "push: must be >= 0 and finite, got nan"),
+        (["train", "CLIPS", "--imagined", "-1"], "imagined: must be >= 0, got -1; 0 is none"),
+        (["plan", "CLIPS", "--tokenizer", "x", "--planner.heads", "0"], "planner.heads: must be >= 1, got 0"),
         (["track", "CLIPS", "--tracking.memory", "1.5"], "tracking.memory: must lie in [0, 1), got 1.5"),
         (["track", "CLIPS", "--tracking.push", "-1"], "tracking.push: must be >= 0, got -1"),
         (["play", "walk", "--sentences", "nowhere"], "text: nowhere has no model.safetensors"),
@@ -194,8 +199,21 @@ def test_a_kit_from_clips_to_play_and_tables(
     assert {row["tokenizer"] for row in kept} == {"daps"} and str(place) not in rows.read_text()
     main([*measure, "--parts", "latency"])
     assert len(json.loads(rows.read_text())) == len(kept)
+    capsys.readouterr()
     main([*measure, "--parts", "tokenizer", "--tokenizers", str(place / "small" / "tokenizer")])
-    assert len(json.loads(rows.read_text())) == len(kept)  # of the same method: in place of them
+    mine, other = (
+        [row for row in json.loads(rows.read_text()) if row["stage"] == "tokenizer" and row["tokenizer"] == name]
+        for name in ("daps", "daps (tokenizer)")
+    )
+    assert len(mine) == len(other) > 3 and "daps (tokenizer)" in capsys.readouterr().out
+    main([*measure, "--parts", "latency", "--name", "another"])
+    assert [row["tokenizer"] for row in json.loads(rows.read_text()) if row["stage"] == "planner"] == [
+        "daps",
+        "another",
+    ]
+    with pytest.raises(SystemExit):
+        main([*measure, "--parts", "tokenizer", "--tokenizers", *[str(place / "small" / "tokenizer")] * 2])
+    assert "would be called 'daps (tokenizer)', as another is; rename its folder" in capsys.readouterr().err
     _changed_inputs_are_noticed(place, kit, capsys)
 
 
