@@ -111,3 +111,7 @@ def test_the_seed_decides_orders_and_draws() -> None:
         imagined(pilot, CLIPS, reader, 4, seed=seed, windows=3)
     assert readers[0].heard == readers[1].heard != readers[2].heard
     assert pilots[0].draws == pilots[1].draws != pilots[2].draws and len(set(pilots[0].draws)) == 3
+
+
+def test_none_are_imagined_if_none_are_asked_for() -> None:
+    assert imagined(Counting(), CLIPS, Numbers(), 0, seed=0) == {}

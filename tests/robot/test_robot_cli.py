@@ -246,6 +246,11 @@ def _changed_inputs_are_noticed(place: Path, kit: str, capsys: pytest.CaptureFix
     safetensors.torch.save_file(changed, tokenizer, about)
     assert "holds another training: tokenizer (there" in complaint("distil", str(place / "clips"), *options)
     assert "was trained on another tokenizer" in complaint("play", "walk", "--kit", kit)
+    stages = ["--model", str(place / "stick.xml"), "--run", str(place / "other run")]
+    other = ["--tokenizer", str(Path(kit) / "tokenizer"), "--planner", str(Path(kit) / "planner")]
+    assert "was trained on another tokenizer" in complaint("track", str(place / "clips"), *stages, *other)
+    start = ["--start", str(Path(kit) / "codes")]
+    assert "codes is no tracker; pass a folder that" in complaint("track", str(place / "clips"), *stages, *start)
     planner = Path(kit) / "planner" / "config.json"
     planner.write_text(planner.read_text().replace('"vocab_size": 1024', '"vocab_size": 512'))
     assert "writes 64 tokens of 512 symbols, the tokenizer reads 64 of 1024" in complaint("play", "walk", "--kit", kit)
@@ -304,6 +309,13 @@ def test_the_viewer_shows_every_state_and_ends_with_its_window(
     assert shown.pop() == "closed" and len(shown) == min(closed_after, 8)
     for pose, seen in zip(poses, shown, strict=False):
         np.testing.assert_array_equal(seen, pose.numpy())
+
+    def refuse(*inputs: object, **panels: bool) -> None:
+        raise RuntimeError("`launch_passive` requires that the Python script be run under `mjpython` on macOS")
+
+    monkeypatch.setattr(mujoco.viewer, "launch_passive", refuse)
+    with pytest.raises(ValueError, match="view: .*mjpython -m daps robot play"):
+        watch(model, iter([]), 50.0)
     monkeypatch.delenv("DISPLAY")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     if sys.platform == "linux":
