@@ -271,7 +271,7 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
         "planner": digest(options.planner) if options.planner else None,
         "robot": _robot(options.model),
         "imagined": options.imagined if options.planner else None,
-        "start": _origin(options.start),
+        "start": _origin(options.start, options.run),
         "tracking": dataclasses.asdict(options.tracking),
         "tracker": dataclasses.asdict(options.tracker),
     }
@@ -313,9 +313,12 @@ def train_tracker(options: TrackOptions, reader: Reader | None) -> None:
     train_stage(options.run, training, settings, ("sample", "samples"))
 
 
-def _origin(start: Path | None) -> str | None:
-    """What a training begins with: 12 digits of the weights, or a path where that training is not done yet."""
-    return None if start is None else digest(start) if (start / WEIGHTS).is_file() else str(start)
+def _origin(start: Path | None, run: Path) -> str | None:
+    """What a training begins with: 12 digits of the weights, or a path where that training was not done yet."""
+    if start is None:
+        return None
+    begun = (run / "config.json").is_file() and read_settings(run).get("start") == str(start)
+    return str(start) if begun or not (start / WEIGHTS).is_file() else digest(start)
 
 
 def _robot(model: Path | None) -> str:

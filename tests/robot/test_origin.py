@@ -88,3 +88,18 @@ def test_from_a_kits_folder(place: Path) -> None:
     assert settings["start"] and str(place) not in settings["start"]
     begun, ended = (load_file(place / name / "weights.safetensors") for name in ("first", "second"))
     assert all(torch.equal(ended[name], value) for name, value in begun.items())  # it waited to the end
+
+
+def test_a_start_that_is_finished_later_is_the_same_start(place: Path) -> None:
+    clips, stick = str(place / "clips"), ["--model", str(place / "stick.xml")]
+    half = ["--run", str(place / "half"), *stick, *TINY, "--tracking.samples", "32"]
+    main(["robot", "track", clips, *half])
+    weights = (place / "half" / "weights.safetensors").read_bytes()
+    (place / "half" / "weights.safetensors").unlink()  # as of a training that was stopped
+    more = ["--run", str(place / "third"), "--start", str(place / "half"), "--tracking.samples", "64", *stick, *TINY]
+    main(["robot", "track", clips, *more])
+    assert json.loads((place / "third" / "config.json").read_text())["start"] == str(place / "half")
+    (place / "half" / "weights.safetensors").write_bytes(weights)
+    (place / "third" / "weights.safetensors").unlink()
+    main(["robot", "track", clips, *more])  # goes on
+    assert (place / "third" / "weights.safetensors").is_file()
