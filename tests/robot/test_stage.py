@@ -64,7 +64,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train_stage(folder, Counting(2), SETTINGS)
     other = {"kind": "counting", "sizes": {"total": 11, "hidden": (3, 4)}}
-    with pytest.raises(ValueError, match=r"holds another training: sizes.total \(there 10, now 11\); give the same options"):
+    with pytest.raises(
+        ValueError, match=r"holds another training: sizes.total \(there 10, now 11\); give the same options"
+    ):
         train_stage(folder, Counting(2), other)
     full = tmp_path / "full"
     full.mkdir()
